@@ -1,0 +1,66 @@
+# The commands a person needs. On a fresh Debian or Ubuntu each of them installs what it lacks first.
+
+PYTHON  ?= /usr/bin/python3
+FAULT   ?= crash
+DRIVER  ?= podman
+SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
+VENV    := .venv
+BIN     := $(VENV)/bin
+OBJECT  := dma/capture/flows.bpf.o
+
+# Build: clang compiles the BPF object. Run: libbpf loads it. Lab: podman with its network, images by mmdebstrap.
+PACKAGES := python3-venv clang llvm libbpf-dev libbpf1 linux-libc-dev python3-bpfcc iproute2 nftables procps \
+            podman runc conmon netavark aardvark-dns mmdebstrap ca-certificates
+
+.PHONY: demo test check format stubs lock build clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/ready $(OBJECT)
+	@$(SUDO) $(BIN)/python -m tests.demo --driver $(DRIVER) --fault $(FAULT)
+
+test: check
+	$(SUDO) $(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/ready $(OBJECT)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/buf lint
+
+format: $(VENV)/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+stubs: $(VENV)/ready
+	$(BIN)/python -m tests.stubs
+
+$(OBJECT): $(wildcard bpf/*.c bpf/*.h) bpf/build.py $(VENV)/ready
+	$(BIN)/python bpf/build.py
+
+build: $(VENV)/ready
+	$(BIN)/pip wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+lock:
+	uv pip compile --quiet --python $(PYTHON) --extra dm --extra idm --extra dev --generate-hashes \
+	    --no-emit-index-url --no-annotate --no-header --upgrade pyproject.toml -o requirements.lock
+
+$(VENV)/packages: Makefile
+	@missing=$$(for p in $(PACKAGES); do \
+	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	    command -v apt-get >/dev/null || { echo "install the equivalents of: $$missing"; exit 1; }; \
+	    $(SUDO) apt-get update -q && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; fi
+	@mkdir -p $(VENV) && touch $@
+
+# bcc exists only as the distribution's package; a link to just that keeps the rest of the system's Python out.
+$(VENV)/ready: requirements.lock pyproject.toml $(VENV)/packages
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@mkdir -p $(VENV)/system && ln -sfn /usr/lib/python3/dist-packages/bcc $(VENV)/system/bcc
+	@echo $(abspath $(VENV)/system) > $$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')/system.pth
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist $(OBJECT)

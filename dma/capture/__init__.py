@@ -1,0 +1,1 @@
+"""Kernel to observations: BPF programs loaded through libbpf, their tables read in batches."""

@@ -1,0 +1,1 @@
+"""Addresses to service names, each with its provenance."""

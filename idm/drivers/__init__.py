@@ -1,0 +1,1 @@
+"""What runs the machines: one module per hypervisor or container engine."""

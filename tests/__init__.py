@@ -1,0 +1,1 @@
+"""Tests, and the labs that they run in."""
