@@ -25,7 +25,7 @@ check: $(VENV)/ready $(OBJECT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/buf lint
+	$(BIN)/buf lint proto
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
