@@ -29,7 +29,9 @@ def connect(target: str) -> grpc.aio.Channel:
     Raises :class:`ManagerError` for any other address, since what is said there would travel unencrypted.
     """
     if not is_local(target):
-        raise ManagerError(f"{target} is not on this machine: use unix:/path/to/dm.sock or a loopback address")
+        raise ManagerError(
+            f"{target} is not on this machine: use unix:/path/to/dm.sock or a loopback address"
+        )
     return grpc.aio.insecure_channel(target, options=_OPTIONS)
 
 
@@ -43,7 +45,9 @@ def explain(error: grpc.RpcError, *, target: str) -> ManagerError:
     """The error of a call, as one line for a person."""
     code = error.code() if isinstance(error, grpc.aio.AioRpcError) else None
     if code is grpc.StatusCode.UNAVAILABLE:
-        return ManagerError(f"no manager answers at {target}: is it running? (start one with `dm serve` or `idm up`)")
+        return ManagerError(
+            f"no manager answers at {target}: is it running? (start one with `dm serve` or `idm up`)"
+        )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return ManagerError(f"the manager at {target} did not answer in time: see its log")
     details = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)

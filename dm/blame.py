@@ -1,0 +1,207 @@
+"""Who is responsible: the smallest set of nodes that explains every deviating edge, with the evidence. Pure.
+
+Each deviating edge u → v speaks, with a weight, for its caller, for its target, or for what the target itself needs
+first and cannot reach (it is then explained away). Culprits are chosen greedily by the weight that they explain, the
+classical approximation of the smallest set cover.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import networkx as nx
+
+from dm.deviation import EdgeState, Judged
+from dm.edge import EdgeKey, Failure
+
+EXPLAINS = 0.3
+"""Weight from which a culprit accounts for an edge."""
+
+CONFIDENT = 0.25
+"""How far ahead of the next explanation the first must be, as a share of what it explains."""
+
+
+class Symptom(NamedTuple):
+    """A deviating golden edge with what is known beside its state."""
+
+    key: EdgeKey
+    judged: Judged
+    kinds: frozenset[Failure]
+    since_s: float
+    pending: bool
+
+
+class Facts(NamedTuple):
+    """What is known of the nodes. ``working`` are edges that have proved themselves lately, golden or not."""
+
+    vcds: frozenset[str]
+    down: Mapping[str, str]
+    silent: frozenset[str]
+    working: Sequence[EdgeKey]
+
+
+class Suspect(NamedTuple):
+    """A node that may be responsible. ``score`` is the share of the deviating edges' weight that it explains."""
+
+    name: str
+    external: bool
+    score: float
+    evidence: tuple[str, ...]
+
+
+class Finding(NamedTuple):
+    """The culprits, the runners-up behind them, and whether the distance between them allows a decision."""
+
+    culprits: tuple[Suspect, ...]
+    others: tuple[Suspect, ...]
+    confident: bool
+
+
+Speaks = dict[str, tuple[float, str]]
+"""What one edge says: for each node a weight and the sentence for it."""
+
+
+def blame(symptoms: Sequence[Symptom], facts: Facts) -> Finding:
+    """Find who explains the symptoms; empty without symptoms."""
+    speaks = {symptom.key: _speak(symptom, facts) for symptom in symptoms}
+    _explain_away(symptoms, speaks, facts)
+    open_edges = dict(speaks)
+    culprits: list[str] = []
+    confident = True
+    while open_edges:
+        ranking = _rank(open_edges)
+        (first, best), runners = ranking[0], ranking[1:]
+        culprits.append(first)
+        left = {key: says for key, says in open_edges.items() if says.get(first, (0.0, ""))[0] < EXPLAINS}
+        if len(left) == len(open_edges):
+            confident = False
+            break
+        confident = confident and _is_ahead(first, best, runners, open_edges, left)
+        open_edges = left
+    total = max(sum(max(weight for weight, _ in says.values()) for says in speaks.values()), 1e-9)
+    suspects = [_suspect(name, score / total, speaks, facts) for name, score in _rank(speaks)]
+    by_name = {suspect.name: suspect for suspect in suspects}
+    chosen = tuple(by_name[name] for name in culprits)
+    return Finding(chosen, tuple(suspect for suspect in suspects if suspect not in chosen), confident)
+
+
+def _is_ahead(
+    first: str,
+    best: float,
+    runners: Sequence[tuple[str, float]],
+    edges: Mapping[EdgeKey, Speaks],
+    left: Mapping[EdgeKey, Speaks],
+) -> bool:
+    """Whether nobody else explains what the first explains nearly as well."""
+    covered = [says for key, says in edges.items() if key not in left]
+    for name, _ in runners:
+        rival = sum(says.get(name, (0.0, ""))[0] for says in covered)
+        if rival > (1 - CONFIDENT) * sum(says.get(first, (0.0, ""))[0] for says in covered):
+            return False
+    return best > 0
+
+
+def _rank(speaks: Mapping[EdgeKey, Speaks]) -> list[tuple[str, float]]:
+    totals: dict[str, float] = {}
+    for says in speaks.values():
+        for name, (weight, _) in says.items():
+            totals[name] = totals.get(name, 0.0) + weight
+    return sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _suspect(name: str, score: float, speaks: Mapping[EdgeKey, Speaks], facts: Facts) -> Suspect:
+    said = sorted(
+        (says[name] for says in speaks.values() if name in says and says[name][0] >= EXPLAINS),
+        key=lambda item: -item[0],
+    )
+    return Suspect(
+        name, name not in facts.vcds, min(score, 1.0), tuple(dict.fromkeys(text for _, text in said))
+    )
+
+
+def _speak(symptom: Symptom, facts: Facts) -> Speaks:
+    caller, target = symptom.key.source, symptom.key.target
+    for name in (target, caller):
+        if name in facts.down:
+            return {name: (1.0, f"{name} {facts.down[name]}")}
+    match symptom.judged.state:
+        case EdgeState.RETARGETED:
+            return {
+                caller: (0.97, symptom.judged.reason),
+                target: (0.03, f"{caller} no longer calls {target}"),
+            }
+        case EdgeState.MISSING:
+            return _speak_missing(symptom, facts)
+        case _:
+            return _speak_failing(symptom, facts)
+
+
+def _speak_failing(symptom: Symptom, facts: Facts) -> Speaks:
+    key = symptom.key
+    caller, target = key.source, key.target
+    fails = f"{key}: {symptom.judged.reason}"
+    others = sorted(
+        {edge.source for edge in facts.working if _same_door(edge, key) and edge.source != caller}
+    )
+    if others:
+        reached = f"{caller} cannot reach {target}:{key.port}, but {', '.join(others)} can"
+        return {caller: (0.9, reached), target: (0.1, fails)}
+    if target in facts.silent:
+        return {target: (0.97, f"{fails}, and the agent of {target} is silent"), caller: (0.03, fails)}
+    if Failure.REFUSED in symptom.kinds and not symptom.pending:
+        return {target: (0.95, fails), caller: (0.05, fails)}
+    if any(edge.source == caller and edge.target != target for edge in facts.working):
+        return {target: (0.85, f"{fails}, while {caller} reaches others"), caller: (0.15, fails)}
+    return {target: (0.5, fails), caller: (0.5, f"{fails}, and {caller} reaches nobody else either")}
+
+
+def _speak_missing(symptom: Symptom, facts: Facts) -> Speaks:
+    caller, target = symptom.key.source, symptom.key.target
+    gone = f"{symptom.key}: {symptom.judged.reason}"
+    if target in facts.silent:
+        return {caller: (0.5, gone), target: (0.5, f"{gone}, and the agent of {target} is silent")}
+    return {caller: (0.8, gone), target: (0.2, gone)}
+
+
+def _same_door(edge: EdgeKey, key: EdgeKey) -> bool:
+    return (edge.target, edge.transport, edge.port) == (key.target, key.transport, key.port)
+
+
+def _explain_away(symptoms: Sequence[Symptom], speaks: dict[EdgeKey, Speaks], facts: Facts) -> None:
+    """Move weight from a node that only suffers to the roots of its own failing needs.
+
+    Needs may be circular: the condensation of the failing edges is acyclic, and its sinks are the roots.
+    """
+    needs: nx.DiGraph[str] = nx.DiGraph()
+    for symptom in symptoms:
+        key = symptom.key
+        if symptom.judged.state is EdgeState.FAILING and _prefers(speaks[key], key.target, key.source):
+            needs.add_edge(key.source, key.target)
+    condensed = nx.condensation(needs) if len(needs) else nx.DiGraph()
+    roots = {
+        node: sorted(
+            name
+            for component in ({start} | nx.descendants(condensed, start))
+            if condensed.out_degree(component) == 0
+            for name in condensed.nodes[component]["members"]
+        )
+        for start in condensed
+        for node in condensed.nodes[start]["members"]
+    }
+    for symptom in symptoms:
+        key, says = symptom.key, speaks[symptom.key]
+        sufferer = max(says, key=lambda name: says[name][0])
+        above = [root for root in roots.get(sufferer, ()) if root != sufferer]
+        if sufferer in facts.down or not above or symptom.judged.state is EdgeState.RETARGETED:
+            continue
+        weight, _ = says[sufferer]
+        if sufferer == key.source and symptom.judged.state is EdgeState.FAILING:
+            continue
+        says[sufferer] = (0.25 * weight, says[sufferer][1])
+        for root in above:
+            old = says.get(root, (0.0, ""))[0]
+            text = f"{sufferer} needs {root}, which fails ({key} follows from it)"
+            says[root] = (max(old, 0.7 * weight), text)
+
+
+def _prefers(says: Speaks, one: str, other: str) -> bool:
+    return says.get(one, (0.0, ""))[0] > says.get(other, (0.0, ""))[0]

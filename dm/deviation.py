@@ -1,0 +1,260 @@
+"""How far the live graph is from the golden image, kept up to date edge by edge. Pure: the clock is passed in.
+
+deviation = (missing + incorrect) / golden edges, for the stack and for each VCD over its outbound and its expected
+inbound edges. An edge that is not due yet is neither. An update costs the edge it touches; what changes by the mere
+passing of time stands in a heap of deadlines.
+"""
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+from dm.edge import EdgeKey, LiveEdge
+from dm.golden import GoldenEdge, GoldenImage, Kind
+from dm.graph import LiveGraph
+
+UNEXPECTED_KEPT_S = 30.0
+
+
+class EdgeState(StrEnum):
+    """One edge against the golden image."""
+
+    WAITING = "waiting"
+    OK = "ok"
+    FAILING = "failing"
+    MISSING = "missing"
+    RETARGETED = "retargeted"
+    UNEXPECTED = "unexpected"
+
+
+WRONG = frozenset({EdgeState.FAILING, EdgeState.MISSING, EdgeState.RETARGETED})
+
+
+class Judged(NamedTuple):
+    """An edge's state and the sentence that says why. ``since_s`` is when the state began."""
+
+    state: EdgeState
+    reason: str
+    since_s: float
+    counted: bool
+
+
+class Policy(NamedTuple):
+    """Thresholds are shares, 0 to 1."""
+
+    stack_threshold: float = 0.20
+    vcd_threshold: float = 0.20
+    confirm_s: float = 3.0
+    slack_s: float = 5.0
+    patience_s: float = 1.0
+    count_external: bool = False
+
+
+class Source(NamedTuple):
+    """What is known of a VCD: when it started, and since when its agent sees everything (None: it does not)."""
+
+    started_s: float
+    seen_since_s: float | None
+
+
+class Deviation:
+    """The states of all edges, and their counts by VCD."""
+
+    def __init__(self, image: GoldenImage, graph: LiveGraph, policy: Policy) -> None:
+        self.image = image
+        self.policy = policy
+        self._graph = graph
+        self._golden: dict[EdgeKey, GoldenEdge] = {edge.key: edge for edge in image.edges}
+        self._roles: dict[tuple[str, str, int], list[EdgeKey]] = {}
+        for key in self._golden:
+            self._roles.setdefault((key.source, key.transport, key.port), []).append(key)
+        self._judged: dict[EdgeKey, Judged] = {}
+        self._deadlines: list[tuple[float, EdgeKey]] = []
+        self._scheduled: dict[EdgeKey, float] = {}
+        self._wrong: Counter[str] = Counter()
+        self._total: Counter[str] = Counter()
+        self._states: Counter[EdgeState] = Counter()
+        for edge in image.edges:
+            self._total.update(self._touches(edge.key))
+
+    @property
+    def golden(self) -> Mapping[EdgeKey, GoldenEdge]:
+        """The expected edges."""
+        return self._golden
+
+    @property
+    def states(self) -> Mapping[EdgeState, int]:
+        """How many edges are in each state."""
+        return self._states
+
+    def judged(self) -> Mapping[EdgeKey, Judged]:
+        """Every golden edge, and every live one outside the image."""
+        return self._judged
+
+    def wrong(self) -> dict[EdgeKey, Judged]:
+        """The golden edges that deviate."""
+        return {key: judged for key, judged in self._judged.items() if judged.state in WRONG}
+
+    def stack(self) -> float:
+        """The whole stack's deviation."""
+        return self._wrong[""] / max(self._total[""], 1)
+
+    def vcds(self) -> dict[str, float]:
+        """Each VCD's deviation."""
+        return {vcd: min(1.0, self._wrong[vcd] / max(self._total[vcd], 1)) for vcd in self.image.vcds}
+
+    def next_deadline_s(self) -> float | None:
+        """When an edge may change its state without any report."""
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def advance(self, sources: Mapping[str, Source], now_s: float) -> None:
+        """Judge again what is due by now."""
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            due_s, key = heapq.heappop(self._deadlines)
+            if self._scheduled.get(key) == due_s:
+                del self._scheduled[key]
+            self.touch(key, sources, now_s)
+
+    def touch(self, key: EdgeKey, sources: Mapping[str, Source], now_s: float) -> None:
+        """Judge one edge again after it, its source or its target changed."""
+        golden, live = self._golden.get(key), self._graph.get(key)
+        if golden is not None:
+            self._set(key, *self._judge(golden, live, sources, now_s), now_s)
+        elif live is not None:
+            for other in self._roles.get((key.source, key.transport, key.port), ()):
+                self.touch(other, sources, now_s)
+            self._touch_unexpected(live, now_s)
+
+    def _touch_unexpected(self, live: LiveEdge, now_s: float) -> None:
+        quiet_s = (live.last_attempt_s or now_s) + UNEXPECTED_KEPT_S
+        if live.flows and (live.open or live.pending or quiet_s > now_s):
+            self._set(live.key, EdgeState.UNEXPECTED, "not in the golden image", quiet_s, now_s)
+        else:
+            self._clear(live.key)
+
+    def _judge(
+        self, golden: GoldenEdge, live: LiveEdge | None, sources: Mapping[str, Source], now_s: float
+    ) -> tuple[EdgeState, str, float | None]:
+        """State, reason, and when time alone may change it."""
+        due_s = self._due_s(golden, live, sources)
+        if live is not None and live.failing(now_s, patience_s=self.policy.patience_s):
+            if now_s < due_s:
+                return EdgeState.WAITING, f"attempts fail, but it is due only {_in(due_s - now_s)}", due_s
+            return EdgeState.FAILING, failure_sentence(live, now_s), None
+        stuck_s = None
+        if live is not None and live.oldest_pending_s is not None:
+            stuck_s = live.oldest_pending_s + self.policy.patience_s
+        state, reason, next_s = self._judge_quiet(golden, live, sources[golden.source], due_s, now_s)
+        return state, reason, min((at for at in (next_s, stuck_s) if at is not None), default=None)
+
+    def _due_s(self, golden: GoldenEdge, live: LiveEdge | None, sources: Mapping[str, Source]) -> float:
+        """When the edge has to be there: counted from the later start of its two ends, unless it has worked since."""
+        started_s = sources[golden.source].started_s
+        if golden.target in sources:
+            started_s = max(started_s, sources[golden.target].started_s)
+        if live is not None and live.seen_ok and (live.last_established_s or 0.0) >= started_s:
+            return started_s
+        return started_s + golden.deadline_s(self.policy.slack_s)
+
+    def _judge_quiet(
+        self, golden: GoldenEdge, live: LiveEdge | None, source: Source, due_s: float, now_s: float
+    ) -> tuple[EdgeState, str, float | None]:
+        """Judge an edge on which nothing fails."""
+        if live is not None and live.open > 0:
+            return EdgeState.OK, f"{live.open} open", None
+        seen_ok = live is not None and live.seen_ok
+        settled = EdgeState.OK if seen_ok else EdgeState.WAITING
+        if now_s < due_s:
+            return settled, f"due {_in(due_s - now_s)}", due_s
+        if source.seen_since_s is None:
+            return settled, f"the agent of {golden.source} is silent", None
+        if other := self._replacement(golden.key, now_s, overdue=False):
+            return EdgeState.RETARGETED, other, None
+        if golden.kind is Kind.ON_DEMAND or not self.image.required(golden):
+            return settled, "worked when last called on" if seen_ok else "nothing has called on it yet", None
+        active_s = max(due_s if seen_ok else 0.0, source.seen_since_s)
+        if live is not None:
+            active_s = max(active_s, live.last_attempt_s or 0.0, live.last_established_s or 0.0)
+        gone_s = active_s + golden.rhythm_s(self.policy.slack_s) if seen_ok or active_s > due_s else due_s
+        if now_s < gone_s:
+            return (
+                settled,
+                "refreshed in its rhythm" if seen_ok else "its agent has only just begun to look",
+                gone_s,
+            )
+        if other := self._replacement(golden.key, now_s, overdue=True):
+            return EdgeState.RETARGETED, other, None
+        if not seen_ok:
+            return EdgeState.MISSING, f"overdue by {now_s - due_s:.1f} s and never attempted", None
+        return EdgeState.MISSING, f"no open connection and no attempt for {now_s - active_s:.1f} s", None
+
+    def _replacement(self, key: EdgeKey, now_s: float, *, overdue: bool) -> str:
+        """What the source calls instead, as a sentence; empty when nothing suggests it.
+
+        While the golden edge is not overdue, only attempts that never succeeded count, and a second external
+        destination on a common port is nobody's replacement.
+        """
+        known = self._graph.get(key)
+        last_s = (known.last_attempt_s if known else None) or 0.0
+        for live in self._graph.outbound(key.source):
+            other = live.key
+            if other in self._golden or (other.transport, other.port) != (key.transport, key.port):
+                continue
+            attempted_s = live.last_attempt_s or 0.0
+            if attempted_s <= last_s or attempted_s < now_s - UNEXPECTED_KEPT_S:
+                continue
+            fails = not live.seen_ok and live.failing(now_s, patience_s=self.policy.patience_s)
+            if overdue or (fails and key.target in self.image.vcds):
+                return f"{key.source} calls {other.target}:{other.port} instead of {key.target}"
+        return ""
+
+    def _touches(self, key: EdgeKey) -> tuple[str, ...]:
+        """Whose counts an edge belongs to: the stack's ("") and each of its ends'."""
+        return ("", key.source) if key.source == key.target else ("", key.source, key.target)
+
+    def _counts(self, key: EdgeKey, state: EdgeState) -> bool:
+        if state is not EdgeState.UNEXPECTED:
+            return state in WRONG
+        role = self._roles.get((key.source, key.transport, key.port), ())
+        replaces = any(
+            self._judged[other].state is EdgeState.RETARGETED for other in role if other in self._judged
+        )
+        return not replaces and (key.target in self.image.vcds or self.policy.count_external)
+
+    def _set(
+        self, key: EdgeKey, state: EdgeState, reason: str, deadline_s: float | None, now_s: float
+    ) -> None:
+        before = self._judged.get(key)
+        if deadline_s is not None and now_s < deadline_s < self._scheduled.get(key, math.inf):
+            heapq.heappush(self._deadlines, (deadline_s, key))
+            self._scheduled[key] = deadline_s
+        counted = self._counts(key, state)
+        since_s = before.since_s if before is not None and before.state is state else now_s
+        self._clear(key)
+        self._judged[key] = Judged(state, reason, since_s, counted)
+        self._states[state] += 1
+        if counted:
+            self._wrong.update(self._touches(key))
+
+    def _clear(self, key: EdgeKey) -> None:
+        before = self._judged.pop(key, None)
+        if before is not None:
+            self._states[before.state] -= 1
+            if before.counted:
+                self._wrong.subtract(self._touches(key))
+
+
+def failure_sentence(live: LiveEdge, now_s: float) -> str:
+    """What fails, how often and since when, as a person would say it."""
+    if live.failures_since_ok == 0 and live.oldest_pending_s is not None:
+        return f"an attempt has been without an answer for {now_s - live.oldest_pending_s:.1f} s"
+    kinds = " and ".join(sorted(live.kinds)) or "failing"
+    since = f" since {now_s - live.failing_since_s:.1f} s" if live.failing_since_s is not None else ""
+    return f"{live.failures_since_ok} attempts {kinds}{since}"
+
+
+def _in(seconds: float) -> str:
+    return f"in {seconds:.1f} s"

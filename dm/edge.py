@@ -1,0 +1,191 @@
+"""The manager's view of one dependency: its identity, and what its calling machine's agent says of it."""
+
+from collections import deque
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+Address = IPv4Address | IPv6Address
+
+_GAPS_KEPT = 32
+
+
+class Transport(StrEnum):
+    """The transport protocol of an edge."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
+class Failure(StrEnum):
+    """Why attempts did not succeed."""
+
+    REFUSED = "refused"
+    TIMED_OUT = "timed out"
+    UNREACHABLE = "unreachable"
+    RESET = "reset"
+    OTHER = "failed otherwise"
+
+
+class EdgeKey(NamedTuple):
+    """An edge's identity: names, never addresses, so that a stack with other addresses has the same edges."""
+
+    source: str
+    target: str
+    transport: Transport
+    port: int
+
+    def __str__(self) -> str:
+        suffix = "/udp" if self.transport is Transport.UDP else ""
+        return f"{self.source} → {self.target}:{self.port}{suffix}"
+
+
+class NameClaim(NamedTuple):
+    """One name for an address, as an agent found it; ``hint`` marks names of a service or program, not of a host."""
+
+    name: str
+    source: str
+    confidence: int
+    hint: bool
+
+
+class FlowKey(NamedTuple):
+    """What one agent counts separately."""
+
+    source: str
+    transport: Transport
+    address: Address
+    port: int
+    command: str
+
+
+class Flow(NamedTuple):
+    """Counters of one flow since its agent's session began. Times are seconds of the manager's own clock."""
+
+    names: tuple[NameClaim, ...]
+    attempts: int
+    established: int
+    open: int
+    pending: int
+    failures: dict[Failure, int]
+    first_seen_s: float
+    last_attempt_s: float
+    last_established_s: float | None
+    last_failure_s: float | None
+    oldest_pending_s: float | None
+
+    @property
+    def failed(self) -> int:
+        """Failures of every kind."""
+        return sum(self.failures.values())
+
+
+class LiveEdge:
+    """All flows between two nodes on one port, and what is remembered of flows that are gone."""
+
+    __slots__ = (
+        "attempts", "established", "failed", "failing_since_s", "failures_since_ok", "first_established_s",
+        "first_seen_s", "flows", "gaps", "key", "kinds", "last_attempt_s", "last_established_s", "last_failure_s",
+        "oldest_pending_s", "open", "pending",
+    )  # fmt: skip
+
+    def __init__(self, key: EdgeKey) -> None:
+        self.key = key
+        self.flows: dict[FlowKey, Flow] = {}
+        self.attempts = self.established = self.failed = self.open = self.pending = 0
+        self.kinds: set[Failure] = set()
+        self.failures_since_ok = 0
+        self.failing_since_s: float | None = None
+        self.first_seen_s: float | None = None
+        self.first_established_s: float | None = None
+        self.last_attempt_s: float | None = None
+        self.last_established_s: float | None = None
+        self.last_failure_s: float | None = None
+        self.oldest_pending_s: float | None = None
+        self.gaps: deque[float] = deque(maxlen=_GAPS_KEPT)
+
+    @property
+    def answers(self) -> bool:
+        """Whether success can be seen at all: a datagram is sent or not, its answer belongs to nobody."""
+        return self.key.transport is Transport.TCP
+
+    @property
+    def seen_ok(self) -> bool:
+        """Whether it worked at least once since its source last started."""
+        return self.first_established_s is not None
+
+    def failing(self, now_s: float, *, patience_s: float) -> bool:
+        """Whether attempts fail now: the latest outcome is a failure, or an attempt has waited too long."""
+        stuck = self.oldest_pending_s is not None and now_s - self.oldest_pending_s >= patience_s
+        return stuck or self.failures_since_ok > 0
+
+    def put(self, flow_key: FlowKey, flow: Flow) -> None:
+        """Take in a flow's newest counters."""
+        before = self.flows.get(flow_key)
+        self.flows[flow_key] = flow
+        if before is not None and flow.attempts >= before.attempts:
+            established, failed = flow.established - before.established, flow.failed - before.failed
+        else:
+            established, failed = flow.established, flow.failed
+        self._note_attempt(flow)
+        self._note_outcome(flow, established, failed)
+        self._total()
+
+    def drop(self, flow_key: FlowKey) -> None:
+        """Forget a flow whose agent no longer reports it; what it proved stays."""
+        if self.flows.pop(flow_key, None) is not None:
+            self._total()
+
+    def restart(self) -> None:
+        """The source has started anew: nothing is proved any more, what was learned of its rhythm stays."""
+        self.flows.clear()
+        self._total()
+        self.failures_since_ok = 0
+        self.failing_since_s = self.first_established_s = self.first_seen_s = None
+        self.last_established_s = self.last_failure_s = self.last_attempt_s = None
+        self.kinds.clear()
+
+    def forgive(self) -> None:
+        """The target has started anew: earlier failures say nothing about it."""
+        self.failures_since_ok = 0
+        self.failing_since_s = None
+        self.kinds.clear()
+
+    def _note_attempt(self, flow: Flow) -> None:
+        if self.first_seen_s is None or flow.first_seen_s < self.first_seen_s:
+            self.first_seen_s = flow.first_seen_s
+        if self.last_attempt_s is None:
+            self.last_attempt_s = flow.last_attempt_s
+        elif flow.last_attempt_s > self.last_attempt_s + 1e-3:
+            self.gaps.append(flow.last_attempt_s - self.last_attempt_s)
+            self.last_attempt_s = flow.last_attempt_s
+
+    def _note_outcome(self, flow: Flow, established: int, failed: int) -> None:
+        last_ok = flow.last_established_s if self.answers else flow.last_attempt_s
+        if last_ok is None and flow.open:
+            last_ok = flow.first_seen_s
+        worked = (established > 0 or flow.open > 0 or not self.answers) and last_ok is not None
+        if worked and last_ok is not None:
+            if self.first_established_s is None:
+                self.first_established_s = last_ok
+            self.last_established_s = max(last_ok, self.last_established_s or last_ok)
+        if flow.last_failure_s is not None:
+            self.last_failure_s = max(flow.last_failure_s, self.last_failure_s or flow.last_failure_s)
+        if established > 0 and (self.last_failure_s or 0.0) <= (self.last_established_s or 0.0):
+            self.forgive()
+        elif failed > 0:
+            self.failures_since_ok += failed
+            self.kinds |= {kind for kind, count in flow.failures.items() if count}
+            if self.failing_since_s is None:
+                self.failing_since_s = flow.last_failure_s
+
+    def _total(self) -> None:
+        flows = self.flows.values()
+        self.attempts = sum(flow.attempts for flow in flows)
+        self.established = sum(flow.established for flow in flows)
+        self.failed = sum(flow.failed for flow in flows)
+        self.open = sum(flow.open for flow in flows)
+        self.pending = sum(flow.pending for flow in flows)
+        self.oldest_pending_s = min(
+            (flow.oldest_pending_s for flow in flows if flow.oldest_pending_s is not None), default=None
+        )

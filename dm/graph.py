@@ -1,0 +1,115 @@
+"""The live graph of one stack, built from agents' reports one flow at a time.
+
+Hot edges stand in plain dictionaries; networkx holds the topology, which changes rarely, and what is asked of it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import networkx as nx
+
+from dm.edge import Address, EdgeKey, Flow, FlowKey, LiveEdge
+
+Changed = Callable[[LiveEdge], None]
+
+
+class LiveGraph:
+    """Edges by identity, kept right while addresses change owners and agents start anew."""
+
+    def __init__(self, *, changed: Changed) -> None:
+        self._changed = changed
+        self._edges: dict[EdgeKey, LiveEdge] = {}
+        self._edge_of: dict[FlowKey, EdgeKey] = {}
+        self._flows_at: dict[Address, set[FlowKey]] = {}
+        self._flows_of: dict[str, set[FlowKey]] = {}
+        self._owner: dict[Address, str] = {}
+        self.topology: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+
+    def __iter__(self) -> Iterator[LiveEdge]:
+        return iter(self._edges.values())
+
+    def __len__(self) -> int:
+        return len(self._edges)
+
+    def get(self, key: EdgeKey) -> LiveEdge | None:
+        """The edge of that identity, if it was ever seen."""
+        return self._edges.get(key)
+
+    def outbound(self, source: str) -> list[LiveEdge]:
+        """The edges that a node calls on."""
+        if source not in self.topology:
+            return []
+        return [self._edges[key] for _, _, key in self.topology.out_edges(source, keys=True)]
+
+    def owner(self, address: Address) -> str | None:
+        """The VCD that has an address now."""
+        return self._owner.get(address)
+
+    def own(self, vcd: str, addresses: Iterable[Address]) -> None:
+        """Say which addresses a VCD has now; flows to them become edges to it."""
+        wanted = set(addresses)
+        gone = {address for address, owner in self._owner.items() if owner == vcd} - wanted
+        for address in gone:
+            del self._owner[address]
+        gained = {address for address in wanted if self._owner.get(address) != vcd}
+        self._owner.update(dict.fromkeys(gained, vcd))
+        for address in gone | gained:
+            for flow_key in list(self._flows_at.get(address, ())):
+                self._place(flow_key, self._edges[self._edge_of[flow_key]].flows[flow_key])
+
+    def put(self, flow_key: FlowKey, flow: Flow) -> None:
+        """Take in one flow's newest counters. A flow of a machine to itself is no dependency."""
+        if self._owner.get(flow_key.address) != flow_key.source:
+            self._place(flow_key, flow)
+
+    def keep_only(self, source: str, flow_keys: set[FlowKey]) -> None:
+        """An agent has sent its whole table: forget its flows that are not in it."""
+        for flow_key in self._flows_of.get(source, set()) - flow_keys:
+            edge = self._unplace(flow_key)
+            self._changed(edge)
+
+    def restart(self, vcd: str) -> None:
+        """A VCD started anew: its own edges prove nothing yet, failures towards it are forgiven."""
+        for flow_key in list(self._flows_of.get(vcd, ())):
+            self._unplace(flow_key)
+        for edge in self._edges.values():
+            if edge.key.source == vcd:
+                edge.restart()
+                self._changed(edge)
+            elif edge.key.target == vcd:
+                edge.forgive()
+                self._changed(edge)
+
+    def forget(self, key: EdgeKey) -> None:
+        """Remove an edge that has no flow any more."""
+        edge = self._edges[key]
+        for flow_key in list(edge.flows):
+            self._unplace(flow_key)
+        del self._edges[key]
+        self.topology.remove_edge(key.source, key.target, key=key)
+
+    def _place(self, flow_key: FlowKey, flow: Flow) -> None:
+        key = EdgeKey(flow_key.source, self._target(flow_key, flow), flow_key.transport, flow_key.port)
+        if self._edge_of.get(flow_key, key) != key:
+            self._changed(self._unplace(flow_key))
+        edge = self._edges.get(key)
+        if edge is None:
+            edge = self._edges[key] = LiveEdge(key)
+            self.topology.add_edge(key.source, key.target, key=key)
+        self._edge_of[flow_key] = key
+        self._flows_at.setdefault(flow_key.address, set()).add(flow_key)
+        self._flows_of.setdefault(flow_key.source, set()).add(flow_key)
+        edge.put(flow_key, flow)
+        self._changed(edge)
+
+    def _unplace(self, flow_key: FlowKey) -> LiveEdge:
+        edge = self._edges[self._edge_of.pop(flow_key)]
+        self._flows_at[flow_key.address].discard(flow_key)
+        self._flows_of[flow_key.source].discard(flow_key)
+        edge.drop(flow_key)
+        return edge
+
+    def _target(self, flow_key: FlowKey, flow: Flow) -> str:
+        owner = self._owner.get(flow_key.address)
+        if owner is not None:
+            return owner
+        return next((claim.name for claim in flow.names if not claim.hint), str(flow_key.address))
