@@ -198,10 +198,7 @@ def _rhythm_s(edge: LiveEdge) -> float | None:
 def _merge_edges(edges: Sequence[GoldenEdge]) -> GoldenEdge:
     kinds = {edge.kind for edge in edges}
     refreshes = [edge.refresh_ms for edge in edges if edge.refresh_ms is not None]
-    if Kind.ON_DEMAND in kinds:
-        kind = Kind.ON_DEMAND
-    else:
-        kind = Kind.PERIODIC if Kind.PERIODIC in kinds else Kind.HELD
+    kind = next(kind for kind in (Kind.ON_DEMAND, Kind.PERIODIC, Kind.HELD) if kind in kinds)
     return msgspec.structs.replace(
         edges[0],
         kind=kind,
