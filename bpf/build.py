@@ -1,5 +1,6 @@
 """Compiles the BPF objects: as a hatchling hook while a wheel is built, or run as a script while developing."""
 
+import platform
 import shutil
 import subprocess
 import sys
@@ -9,24 +10,33 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "bpf"
 OBJECTS = ROOT / "dma" / "capture"
+TOOLS = "apt-get install clang llvm libbpf-dev linux-libc-dev"
+FLAGS = ("-g", "-O2", "-target", "bpf", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror")
 
 
 def compile_objects() -> list[Path]:
-    """Compile every ``bpf/*.bpf.c`` with clang; returns the objects. Raises SystemExit naming what is missing."""
+    """Compile every ``bpf/*.bpf.c``; returns the objects. Raises SystemExit with what to install."""
     clang = shutil.which("clang")
     if clang is None:
-        sys.exit("clang is needed to compile the BPF programs: apt-get install clang llvm libbpf-dev")
-    built = []
-    for source in sorted(SOURCES.glob("*.bpf.c")):
-        target = OBJECTS / f"{source.name.removesuffix('.c')}.o"
-        arch = subprocess.run(["uname", "-m"], check=True, capture_output=True, text=True).stdout.strip()
-        include = f"-I/usr/include/{arch}-linux-gnu"
-        command = [clang, "-g", "-O2", "-target", "bpf", "-Wall", "-Werror", include, "-c", source, "-o", target]
-        subprocess.run(command, check=True)
-        if strip := shutil.which("llvm-strip"):
-            subprocess.run([strip, "-g", target], check=True)
-        built.append(target)
-    return built
+        sys.exit(f"clang is needed to compile the BPF programs: {TOOLS}")
+    return [compile_object(clang, source) for source in sorted(SOURCES.glob("*.bpf.c"))]
+
+
+def compile_object(clang: str, source: Path) -> Path:
+    """Compile one source; the object keeps its BTF, which CO-RE needs, and loses its DWARF, which is large."""
+    target = OBJECTS / f"{source.name.removesuffix('.c')}.o"
+    # Debian keeps <asm/…> in the multiarch directory, where clang does not look when it compiles for another target.
+    include = f"-I/usr/include/{platform.machine()}-linux-gnu"
+    run(clang, *FLAGS, include, "-c", str(source), "-o", str(target))
+    if strip := shutil.which("llvm-strip"):
+        run(strip, "-g", str(target))
+    return target
+
+
+def run(*command: str) -> None:
+    """Run a tool of the compiler's; its own messages have said why when it fails."""
+    if subprocess.run(command).returncode:
+        sys.exit(f"{Path(command[0]).name} failed on the BPF programs; if a header is missing: {TOOLS}")
 
 
 try:
@@ -38,11 +48,10 @@ else:
     class CompileBpf(BuildHookInterface[Any]):
         """Runs before hatchling collects the wheel's files."""
 
-        def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-            """Compile, and mark the wheel as bound to this platform's byte order."""
+        def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 hatchling's own
+            """Compile, so that the wheel carries the objects."""
             compile_objects()
 
 
 if __name__ == "__main__":
-    for path in compile_objects():
-        print(path.relative_to(ROOT))
+    compile_objects()

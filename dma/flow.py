@@ -8,6 +8,10 @@ from typing import NamedTuple, Protocol, Self
 Address = IPv4Address | IPv6Address
 
 
+class CaptureError(Exception):
+    """The kernel does not give what was asked for; the message says why and what to try."""
+
+
 class Transport(enum.Enum):
     """The transport protocol, by its IP protocol number."""
 
@@ -16,7 +20,11 @@ class Transport(enum.Enum):
 
 
 class Failure(enum.Enum):
-    """Why an attempt did not succeed. A connect that the caller itself gave up (cancelled) is no failure."""
+    """Why an attempt did not succeed.
+
+    A TCP attempt that its caller gave up has timed out when it had waited for a second or longer (its SYN had been
+    repeated), else it is cancelled and no failure. UDP fails only where ICMP answered a connected socket.
+    """
 
     REFUSED = "refused"
     TIMED_OUT = "timed out"
@@ -45,8 +53,11 @@ class Destination(NamedTuple):
 class Flow(NamedTuple):
     """Counters of one destination since the capture was opened or last cleared.
 
-    Times are nanoseconds of CLOCK_MONOTONIC in this machine; 0 means never. For TCP an attempt is a ``connect``;
-    for UDP it is a datagram handed to the kernel (or a ``connect``, where the plan sees only that).
+    Times are nanoseconds of CLOCK_MONOTONIC in this machine; 0 means never. For TCP an attempt is a ``connect``, and
+    attempts = established + pending + cancelled + the sum of failures; ``open`` counts connections in ESTABLISHED, so
+    that one whose peer has hung up holds no longer. For UDP an attempt is a datagram handed to the kernel; where the
+    kernel does not show the datagrams of connected sockets (probe ``sock_send_length``), each ``connect`` is one.
+    ``oldest_pending_ns`` is since when attempts have been waiting with no answer to any of them.
     """
 
     destination: Destination
@@ -72,7 +83,10 @@ class Probe(NamedTuple):
 
 
 class Capture(Protocol):
-    """An opened capture: a context manager that detaches everything on exit, even by the process's death."""
+    """An opened capture: a context manager that detaches everything on exit, even by the process's death.
+
+    Every method may raise ``CaptureError``.
+    """
 
     plan: str
     loader: str
@@ -85,13 +99,16 @@ class Capture(Protocol):
         """Consume what made ``fileno`` readable, without blocking; returns the number of events."""
 
     def flows(self) -> list[Flow]:
-        """All destinations seen, with their counters now."""
+        """All destinations seen, with their counters now.
+
+        When the kernel's table fills up, destinations idle for long are forgotten; seen again, they start anew.
+        """
 
     def losses(self) -> Mapping[Loss, int]:
         """Cumulative losses by reason; a reason that never happened is absent."""
 
     def clear(self) -> None:
-        """Forget everything counted so far, as after a reverted snapshot; connections still open stay counted as open."""
+        """Forget everything counted so far, as after a reverted snapshot; connections still open stay ``open``."""
 
     def __enter__(self) -> Self: ...
 

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* The life of one TCP attempt. What a socket carries from connect() on stands in its own storage, because later
+ * changes of state happen in softirq, where the current task is anybody's. */
+#ifndef STACKMEND_CONNECTION_H
+#define STACKMEND_CONNECTION_H
+
+static __always_inline void tcp_failed(struct connection *connection, enum failure failure, int error)
+{
+	struct counters *counters = bpf_map_lookup_elem(&destinations, &connection->key);
+
+	connection->phase = IDLE;
+	if (!counters)
+		return;
+	__sync_fetch_and_add(&counters->pending, -1);
+	count_failure(counters, failure, error);
+}
+
+/* A connect() that ended before it sent a SYN: no route. The kernel shows nobody the errno. */
+static __always_inline void tcp_unsent(struct connection *connection)
+{
+	if (connection && connection->phase == CALLED)
+		tcp_failed(connection, UNREACHABLE, 0);
+}
+
+static __always_inline void tcp_begin(struct connection *connection, const struct destination *key, enum phase phase)
+{
+	struct counters *counters;
+
+	tcp_unsent(connection);
+	connection->phase = LOST;
+	counters = count_attempt(key);
+	if (!counters)
+		return;
+	connection->key = *key;
+	connection->phase = phase;
+	connection->begun_ns = counters->last_attempt_ns;
+	if (!counters->pending)
+		counters->oldest_pending_ns = connection->begun_ns;
+	__sync_fetch_and_add(&counters->pending, 1);
+}
+
+static __always_inline void tcp_established(struct connection *connection)
+{
+	struct counters *counters = bpf_map_lookup_elem(&destinations, &connection->key);
+
+	connection->phase = OPEN;
+	if (!counters)
+		return;
+	counters->last_established_ns = counters->oldest_pending_ns = bpf_ktime_get_ns();
+	__sync_fetch_and_add(&counters->established, 1);
+	__sync_fetch_and_add(&counters->open, 1);
+	__sync_fetch_and_add(&counters->pending, -1);
+}
+
+/* Left ESTABLISHED, whoever closed first and however: a half-closed connection holds nothing any more. */
+static __always_inline void tcp_ended(struct connection *connection)
+{
+	struct counters *counters = bpf_map_lookup_elem(&destinations, &connection->key);
+
+	connection->phase = IDLE;
+	if (counters)
+		__sync_fetch_and_add(&counters->open, -1);
+}
+
+/* SYN_SENT to CLOSE without an error: the caller gave up. Early that is its own affair (happy eyeballs closes the
+ * slower of two); after knobs.patience_ns without an answer it is a time-out of the caller's own. */
+static __always_inline void tcp_given_up(struct connection *connection)
+{
+	struct counters *counters;
+
+	if (bpf_ktime_get_ns() - connection->begun_ns >= knobs.patience_ns) {
+		tcp_failed(connection, TIMED_OUT, ETIMEDOUT);
+		return;
+	}
+	connection->phase = IDLE;
+	counters = bpf_map_lookup_elem(&destinations, &connection->key);
+	if (!counters)
+		return;
+	__sync_fetch_and_add(&counters->pending, -1);
+	__sync_fetch_and_add(&counters->cancelled, 1);
+}
+
+static __always_inline void tcp_closed(struct connection *connection, struct sock *sk)
+{
+	int error = sk->sk_err;
+
+	if (error)
+		tcp_failed(connection, failure_of(error), error);
+	else if (!BPF_CORE_READ((struct inet_sock *)sk, inet_sport)) /* inet_hash_connect() found no free port */
+		tcp_failed(connection, OTHER, EADDRNOTAVAIL);
+	else
+		tcp_given_up(connection);
+}
+
+static __always_inline void begin_from_socket(struct sock *sk)
+{
+	struct destination key = { .transport = IPPROTO_TCP, .dport = bpf_ntohs(sk->__sk_common.skc_dport) };
+	struct connection *connection;
+
+	if (sk->__sk_common.skc_family == AF_INET)
+		set_v4(&key, sk->__sk_common.skc_daddr);
+	else
+		bpf_core_read(&key.daddr, sizeof(key.daddr), &sk->__sk_common.skc_v6_daddr);
+	set_command(&key, current_task());
+	if (!is_wanted(sk, &key, current_task()))
+		return;
+	connection = bpf_sk_storage_get(&connections, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (connection)
+		tcp_begin(connection, &key, SENT);
+	else
+		lose(LOST_MAP_FULL);
+}
+
+static __always_inline void syn_sent(struct sock *sk, struct connection *connection)
+{
+	if (connection && connection->phase == CALLED)
+		connection->phase = SENT;
+	else if (connection && connection->phase == LOST)
+		connection->phase = IDLE;
+	else if (knobs.every_socket) /* no cgroup hook on its way: fast open, multipath TCP, or the hook is missing */
+		begin_from_socket(sk);
+}
+
+static __always_inline void state_changed(struct sock *sk, int newstate)
+{
+	struct connection *connection = bpf_sk_storage_get(&connections, sk, NULL, 0);
+
+	if (newstate == BPF_TCP_SYN_SENT)
+		syn_sent(sk, connection);
+	else if (connection && connection->phase == OPEN)
+		tcp_ended(connection);
+	else if (connection && connection->phase == SENT && newstate == BPF_TCP_ESTABLISHED)
+		tcp_established(connection);
+	else if (connection && connection->phase == SENT && newstate == BPF_TCP_CLOSE)
+		tcp_closed(connection, sk);
+}
+
+#endif

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* UDP: a datagram counts once, by the cgroup hook when it names its destination, else by the socket that it leaves. A
+ * connect() alone sends nothing, and the C library connects only to sort addresses. */
+#ifndef STACKMEND_DATAGRAM_H
+#define STACKMEND_DATAGRAM_H
+
+/* A server answers from the port that it bound to one that the client's kernel chose: no dependency of the server. */
+static __always_inline bool is_reply(struct sock *sk, const struct destination *key)
+{
+	__u16 sport = BPF_CORE_READ(sk, __sk_common.skc_num);
+
+	return (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK) &&
+	       key->dport >= knobs.ephemeral_low && key->dport != sport;
+}
+
+static __always_inline void udp_connected(struct connection *connection, const struct destination *key, struct sock *sk)
+{
+	connection->phase = IDLE;
+	if (is_reply(sk, key))
+		return;
+	connection->key = *key;
+	connection->phase = PEER;
+	if (knobs.count_udp_connects)
+		count_attempt(key);
+}
+
+static __always_inline bool is_peer(const struct connection *connection, const struct destination *key)
+{
+	return is_v4(&connection->key) && connection->key.daddr[3] == key->daddr[3] && connection->key.dport == key->dport;
+}
+
+/* True when the datagram is still to be counted. An IPv6 socket connected to an IPv4-mapped address comes here with
+ * every datagram, since the kernel names the peer again. */
+static __always_inline bool udp_addressed(struct connection *connection, const struct destination *key)
+{
+	if (!connection || connection->phase != PEER)
+		return true;
+	connection->addressed = 1;
+	return !(knobs.count_udp_connects && is_peer(connection, key));
+}
+
+static __always_inline void udp_sent(struct connection *connection, int sent)
+{
+	if (!connection || connection->phase != PEER)
+		return;
+	if (!connection->addressed && sent >= 0)
+		count_attempt(&connection->key);
+	connection->addressed = 0;
+}
+
+/* What ICMP said of an earlier datagram; sockets that are not connected never hear of it. */
+static __always_inline void udp_error(struct connection *connection, int error)
+{
+	struct counters *counters;
+
+	if (!connection || connection->phase != PEER || !error)
+		return;
+	counters = bpf_map_lookup_elem(&destinations, &connection->key);
+	if (counters)
+		count_failure(counters, failure_of(error), error);
+}
+
+#endif

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* Builds destinations and decides which are worth counting. */
+#ifndef STACKMEND_DESTINATION_H
+#define STACKMEND_DESTINATION_H
+
+#define V4_MAPPED bpf_htonl(0xffff)
+
+#define V4_DESTINATION(ctx) { .daddr = { 0, 0, V4_MAPPED, (ctx)->user_ip4 } }
+#define V6_DESTINATION(ctx) \
+	{ .daddr = { (ctx)->user_ip6[0], (ctx)->user_ip6[1], (ctx)->user_ip6[2], (ctx)->user_ip6[3] } }
+
+static __always_inline void set_v4(struct destination *key, __be32 daddr)
+{
+	key->daddr[2] = V4_MAPPED;
+	key->daddr[3] = daddr;
+}
+
+static __always_inline bool is_v4(const struct destination *key)
+{
+	return !key->daddr[0] && !key->daddr[1] && key->daddr[2] == V4_MAPPED;
+}
+
+/* A connect to the unspecified address reaches this machine, as one to the loopback address does. */
+static __always_inline bool is_loopback(const struct destination *key)
+{
+	__u32 low = bpf_ntohl(key->daddr[3]);
+
+	if (is_v4(key))
+		return low >> 24 == 127 || low == 0;
+	return !key->daddr[0] && !key->daddr[1] && !key->daddr[2] && low <= 1;
+}
+
+/* Link-local, multicast and broadcast: neighbours and discovery, never a dependency that a stack declares. */
+static __always_inline bool is_noise(const struct destination *key)
+{
+	__u32 high = bpf_ntohl(key->daddr[0]), low = bpf_ntohl(key->daddr[3]);
+
+	if (is_v4(key))
+		return low >> 16 == 0xa9fe || low >> 28 == 0xe || low == 0xffffffff;
+	return high >> 22 == 0xfe80 >> 6 || high >> 24 == 0xff;
+}
+
+static __always_inline struct task_struct *current_task(void)
+{
+	return (struct task_struct *)bpf_get_current_task();
+}
+
+/* A cgroup program may not follow the kernel's own pointers in its socket; read back as a number, it can be probed. */
+static __always_inline struct sock *probeable(struct bpf_sock *checked)
+{
+	struct sock *sk = NULL;
+
+	bpf_probe_read_kernel(&sk, sizeof(sk), &checked);
+	return sk;
+}
+
+/* The process's own name: threads have names of their own, which say nothing and multiply the keys. */
+static __always_inline void set_command(struct destination *key, struct task_struct *task)
+{
+	BPF_CORE_READ_STR_INTO(&key->command, task, group_leader, comm);
+}
+
+static __always_inline bool is_wanted(struct sock *sk, const struct destination *key, struct task_struct *task)
+{
+	if ((__u32)BPF_CORE_READ(task, tgid) == self_tgid || !key->dport || is_noise(key))
+		return false;
+	if (knobs.netns && BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum) != knobs.netns)
+		return false;
+	return knobs.keep_loopback || !is_loopback(key);
+}
+
+#endif

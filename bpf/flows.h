@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* The layout that the kernel side and dma/capture/layout.py share. Include a header with the __uNN types before it. */
+#ifndef STACKMEND_FLOWS_H
+#define STACKMEND_FLOWS_H
+
+enum failure { REFUSED, TIMED_OUT, UNREACHABLE, RESET, OTHER, FAILURES };
+enum loss { LOST_MAP_FULL, LOST_RING_FULL, LOSSES };
+enum urgency { FIRST_SIGHTING, FAILED };
+
+/* Who is called, and by which program: the key of the table. Never the source port. */
+struct destination {
+	__u32 daddr[4]; /* network order; IPv4 as ::ffff:a.b.c.d, which also tells the family */
+	__u8 command[16]; /* of the process, not of the thread; NUL padded */
+	__u16 dport; /* host order */
+	__u8 transport; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 pad;
+};
+
+/* attempts = established + pending + cancelled + the sum of failures, for TCP. Times are CLOCK_MONOTONIC; 0 is never. */
+struct counters {
+	__u64 attempts;
+	__u64 established;
+	__u64 cancelled;
+	__u64 failures[FAILURES];
+	__u64 first_ns;
+	__u64 last_attempt_ns;
+	__u64 last_established_ns;
+	__u64 last_failure_ns;
+	__u64 oldest_pending_ns; /* valid while pending; moves on with every answer */
+	__u32 open;
+	__u32 pending;
+	__u32 last_errno; /* 0 when the kernel does not show it */
+	__u32 pad;
+};
+
+/* What wakes the reader; it reads the table for the rest. */
+struct event {
+	__u32 urgency;
+	__u32 pad;
+};
+
+/* Fixed before the programs are loaded, so that the verifier drops what a setting makes unreachable. */
+struct knobs {
+	__u64 patience_ns; /* an attempt given up after this long without an answer has timed out */
+	__u32 netns; /* inode of the one network namespace to watch; 0 watches all */
+	__u32 ephemeral_low; /* first port that the kernel hands out itself */
+	__u8 keep_loopback;
+	__u8 every_socket; /* 0: only sockets that passed the cgroup hooks */
+	__u8 count_udp_connects; /* where datagrams of connected sockets are not seen */
+	__u8 pad[5];
+};
+
+_Static_assert(sizeof(struct destination) == 36 && sizeof(struct counters) == 120, "layout of the table");
+_Static_assert(sizeof(struct event) == 8 && sizeof(struct knobs) == 24, "layout of events and knobs");
+
+#endif

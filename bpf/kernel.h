@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* The few members of kernel structs that the programs read; CO-RE finds their offsets in the running kernel. */
+#ifndef STACKMEND_KERNEL_H
+#define STACKMEND_KERNEL_H
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct in6_addr {
+	union {
+		__u8 u6_addr8[16];
+	} in6_u;
+};
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct sock_common {
+	__be32 skc_daddr;
+	__be16 skc_dport;
+	__u16 skc_num;
+	short unsigned int skc_family;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	int sk_err;
+	__u16 sk_protocol;
+	__u8 sk_userlocks : 4; /* a bit-field until Linux 6.x repacked struct sock */
+};
+
+struct inet_sock {
+	__be16 inet_sport;
+};
+
+struct task_struct {
+	int tgid;
+	struct task_struct *group_leader;
+	char comm[16];
+};
+
+#pragma clang attribute pop
+
+/* Constants of include/linux/socket.h, include/net/sock.h and include/net/tcp_states.h, which no UAPI header has. */
+enum { AF_INET = 2, AF_INET6 = 10 };
+enum { SOCK_BINDPORT_LOCK = 8 };
+
+#endif

@@ -1,0 +1,24 @@
+"""Chooses a probe plan by trying, never by kernel version."""
+
+from dma.capture.cgroup import open_cgroup_capture
+from dma.capture.settings import Settings
+from dma.capture.target import Target
+from dma.flow import Capture, CaptureError
+
+OPENERS = {"cgroup": open_cgroup_capture}  # the best first
+AUTO = "auto"
+
+
+def open_capture(target: Target, *, plan: str = AUTO, settings: Settings | None = None) -> Capture:
+    """Open the named plan, or the first that works here; a context manager.
+
+    Raises ``CaptureError``; with ``auto`` it gives the best plan's reason.
+    """
+    names = list(OPENERS) if plan == AUTO else [plan]
+    problems = []
+    for name in names:
+        try:
+            return OPENERS[name](target, settings or Settings())
+        except CaptureError as e:
+            problems.append(e)
+    raise problems[0]

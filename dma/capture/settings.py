@@ -1,0 +1,15 @@
+"""What an operator may tune about a capture."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Sizes and policies, fixed while the capture is open."""
+
+    max_entries: int = 16384
+    """Destinations the kernel's table holds."""
+    patience_ms: int = 1000
+    """An attempt that its caller gives up after waiting this long has timed out; earlier it is cancelled."""
+    keep_loopback: bool = False
+    """Whether a machine's calls to itself count."""
