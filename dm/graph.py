@@ -44,6 +44,10 @@ class LiveGraph:
         """The VCD that has an address now."""
         return self._owner.get(address)
 
+    def addresses(self, vcd: str) -> list[Address]:
+        """The addresses that a VCD has now."""
+        return [address for address, owner in self._owner.items() if owner == vcd]
+
     def own(self, vcd: str, addresses: Iterable[Address]) -> None:
         """Say which addresses a VCD has now; flows to them become edges to it."""
         wanted = set(addresses)

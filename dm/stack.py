@@ -9,7 +9,7 @@ from typing import NamedTuple
 from dm.blame import Facts, Finding, Symptom, blame
 from dm.deviation import WRONG, Deviation, EdgeState, Judged, Policy, Source
 from dm.edge import Address, EdgeKey, Flow, FlowKey, LiveEdge
-from dm.golden import GoldenImage, Kind
+from dm.golden import GoldenError, GoldenImage, Kind, learn
 from dm.graph import LiveGraph
 
 SILENT_AFTER_S = 5.0
@@ -85,6 +85,15 @@ class VcdState:
         self.power = Power.UNKNOWN
         self.incarnation = ""
         self.restarts: deque[float] = deque(maxlen=RESTARTS_FORGIVEN + 1)
+        self._adopted = 0
+
+    def adopt(self) -> None:
+        """The agent now on the stream is of the present generation, though it may not know it yet."""
+        self._adopted = self.generation
+
+    def speaks(self, generation: int) -> bool:
+        """Whether a report of that generation (0: the agent was told none yet) is about the present instance."""
+        return generation == self.generation or (generation == 0 and self._adopted == self.generation)
 
 
 class Stack:
@@ -131,6 +140,7 @@ class Stack:
         """An agent opened its stream; until its table is complete it has seen nothing."""
         vcd.session, vcd.connected, vcd.last_heard_s = session, True, now_s
         vcd.missing_probes = tuple(probes)
+        vcd.adopt()
         vcd.pending_table = set()
         self._see(vcd, None, now_s)
 
@@ -210,6 +220,23 @@ class Stack:
             self._over_since_s = self._fault_s = None
             return self._judge_whole(self.deviation, now_s)
         return self._judge_wrong(self.deviation, now_s)
+
+    def learn(self, *, smoke: bool) -> GoldenImage:
+        """A golden image of this launch as it is now; raises GoldenError while something stands in the way."""
+        silent = [vcd.name for vcd in self.vcds.values() if vcd.seen_since_s is None]
+        if silent:
+            raise GoldenError(f"the agent of {', '.join(silent)} is silent: nothing is learned half blind")
+        image = learn(
+            self.graph,
+            stack=self.spec.name,
+            fingerprint=self.spec.fingerprint,
+            vcds=sorted(self.vcds),
+            launch_s=self.spec.launch_s,
+            smoke=smoke,
+        )
+        if not image.edges:
+            raise GoldenError("no dependency has been seen yet: is there traffic in the stack?")
+        return image
 
     def whole(self, symptoms: Iterable[str]) -> bool:
         """Whether those edges, by their text, are positively right again."""

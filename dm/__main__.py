@@ -1,0 +1,5 @@
+"""``python -m dm``."""
+
+from dm.cli import main
+
+main(prog_name="dm")

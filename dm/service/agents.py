@@ -1,0 +1,117 @@
+"""The agents' stream."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+import structlog
+
+from dm import wire
+from dm.manager import QUEUE, AgentQueue, Guarded, Manager, UnknownStackError, offer
+from dm.service import Context
+from dm.stack import VcdState
+from dm.v1 import agent_pb2, agent_service_pb2, agent_service_pb2_grpc
+
+HELLO_S = 10.0
+
+log = structlog.get_logger()
+
+
+class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
+    """Takes in what agents see."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+
+    async def Report(
+        self, requests: AsyncIterator[agent_service_pb2.ReportRequest], context: Context
+    ) -> AsyncIterator[agent_service_pb2.ReportResponse]:
+        """Serve one agent until either side ends."""
+        try:
+            async with asyncio.timeout(HELLO_S):
+                first = await anext(aiter(requests))
+        except (TimeoutError, StopAsyncIteration):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message has to be a hello")
+        guarded, vcd = await self._find(first, context)
+        queue: AgentQueue = asyncio.Queue(QUEUE)
+        self._manager.agent_came(guarded, vcd, queue)
+        try:
+            self._hello(guarded, vcd, first.hello)
+            reading = asyncio.create_task(self._read(guarded, vcd, requests, queue))
+            try:
+                while (response := await queue.get()) is not None:
+                    yield response
+            finally:
+                reading.cancel()
+        except wire.WireError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        finally:
+            self._manager.agent_went(guarded, vcd, queue)
+
+    async def _find(
+        self, first: agent_service_pb2.ReportRequest, context: Context
+    ) -> tuple[Guarded, VcdState]:
+        if first.WhichOneof("item") != "hello":
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message has to be a hello")
+        try:
+            guarded = self._manager.stack(first.hello.stack)
+        except UnknownStackError as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        vcd = guarded.stack.vcds.get(first.hello.vcd)
+        if vcd is None:
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"the stack {first.hello.stack} has no VCD {first.hello.vcd!r}"
+            )
+        return guarded, vcd
+
+    def _hello(self, guarded: Guarded, vcd: VcdState, hello: agent_pb2.Hello) -> None:
+        """An agent of an older generation is told the new one and says hello again; until then it is not heard."""
+        now_s = time.monotonic()
+        guarded.welcome(vcd)
+        if hello.generation not in (0, vcd.generation):
+            return
+        missing = [f"{probe.name} ({probe.problem})" for probe in hello.probes if probe.problem]
+        guarded.stack.hello(vcd, session=hello.session, probes=missing, now_s=now_s)
+        guarded.stack.presence(vcd, wire.addresses(hello.presence.addresses), now_s=now_s)
+
+    async def _read(
+        self,
+        guarded: Guarded,
+        vcd: VcdState,
+        requests: AsyncIterator[agent_service_pb2.ReportRequest],
+        queue: AgentQueue,
+    ) -> None:
+        try:
+            async for request in requests:
+                if guarded.agents.get(vcd.name) is not queue:
+                    break
+                self._take(guarded, vcd, request, queue)
+        except wire.WireError as error:
+            log.warning("agent refused", vcd=vcd.name, reason=str(error))
+        finally:
+            offer(queue, None)
+
+    def _take(
+        self, guarded: Guarded, vcd: VcdState, request: agent_service_pb2.ReportRequest, queue: AgentQueue
+    ) -> None:
+        now_s = time.monotonic()
+        stack = guarded.stack
+        match request.WhichOneof("item"):
+            case "hello":
+                self._hello(guarded, vcd, request.hello)
+            case "edges" if vcd.speaks(request.edges.generation):
+                flows = wire.flows(request.edges, source=vcd.name, now_s=now_s)
+                stack.edges(vcd, flows, complete=request.edges.complete, now_s=now_s)
+                response = agent_service_pb2.ReportResponse()
+                response.acknowledgement.revision = request.edges.revision
+                offer(queue, response)
+            case "coverage":
+                losses = {
+                    agent_pb2.LossReason.Name(loss.reason): loss.count for loss in request.coverage.losses
+                }
+                stack.losses(vcd, losses, now_s=now_s)
+            case "presence":
+                stack.presence(vcd, wire.addresses(request.presence.addresses), now_s=now_s)
+            case "heartbeat":
+                stack.heard(vcd, now_s=now_s)

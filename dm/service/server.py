@@ -1,0 +1,181 @@
+"""The server: binds the services to an address, and turns the core's errors into statuses."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+
+from dm.client import MAX_MESSAGE_BYTES, is_local
+from dm.golden import GoldenError
+from dm.manager import Manager, UnknownStackError
+from dm.operations import OperationError
+from dm.service.agents import AgentService
+from dm.service.golden import GoldenService
+from dm.service.rollbacks import RollbackService
+from dm.service.stacks import StackService
+from dm.store.sqlite import Store
+from dm.v1 import (
+    agent_service_pb2_grpc,
+    golden_service_pb2_grpc,
+    rollback_service_pb2_grpc,
+    stack_service_pb2_grpc,
+)
+from dm.wire import WireError
+
+GRACE_S = 0.5
+UNIX_PATH_LIMIT = 107
+
+log = structlog.get_logger()
+
+_STATUS = {
+    UnknownStackError: grpc.StatusCode.NOT_FOUND,
+    GoldenError: grpc.StatusCode.FAILED_PRECONDITION,
+    OperationError: grpc.StatusCode.FAILED_PRECONDITION,
+    WireError: grpc.StatusCode.INVALID_ARGUMENT,
+}
+
+
+class ServeError(Exception):
+    """The server cannot start; the message says why."""
+
+
+class Errors(grpc.aio.ServerInterceptor):
+    """Ends a call with the core's own words when the core refuses it."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Any],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wrap the handler; streams from the client keep their kind."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(
+                _explained(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            )
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(
+                _explained_stream(handler.unary_stream),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        return grpc.stream_stream_rpc_method_handler(
+            _explained_stream(handler.stream_stream),
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+
+
+def _explained(method: Callable[..., Any]) -> Callable[..., Any]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await method(request, context)
+        except tuple(_STATUS) as error:
+            return await context.abort(_STATUS[type(error)], str(error))
+
+    return call
+
+
+def _explained_stream(method: Callable[..., Any]) -> Callable[..., Any]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        try:
+            async for response in method(request, context):
+                yield response
+        except tuple(_STATUS) as error:
+            await context.abort(_STATUS[type(error)], str(error))
+
+    return call
+
+
+@asynccontextmanager
+async def serving(listen: str, store: Store) -> AsyncIterator[Manager]:
+    """Serve while the block runs. Raises :class:`ServeError` when the address cannot be used."""
+    if not is_local(listen):
+        raise ServeError(
+            f"{listen} can be reached from other machines: use unix:/path/to/dm.sock or 127.0.0.1:PORT"
+        )
+    _clear_socket(listen)
+    manager = Manager(store)
+    options = [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+    ]
+    server = grpc.aio.server(interceptors=[Errors()], options=options)
+    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(manager), server)
+    stack_service_pb2_grpc.add_StackServiceServicer_to_server(StackService(manager), server)
+    golden_service_pb2_grpc.add_GoldenServiceServicer_to_server(GoldenService(manager), server)
+    rollback_service_pb2_grpc.add_RollbackServiceServicer_to_server(RollbackService(manager), server)
+    try:
+        server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise ServeError(f"cannot listen at {listen}: is another manager there already?") from error
+    await server.start()
+    _close_to_others(listen)
+    try:
+        yield manager
+    finally:
+        await server.stop(GRACE_S)
+
+
+async def serve(listen: str, store: Store, *, ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(listen, store) as manager:
+        log.info("listening", at=listen)
+        ready()
+        judging = asyncio.create_task(manager.run())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({judging, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if judging.done():
+            judging.result()
+        judging.cancel()
+    log.info("stopped")
+
+
+def _close_to_others(listen: str) -> None:
+    if listen.startswith("unix:"):
+        Path(listen.removeprefix("unix:")).chmod(0o600)
+
+
+def _clear_socket(listen: str) -> None:
+    """Remove the socket of a manager that is dead; refuse when one still answers."""
+    if not listen.startswith("unix:"):
+        return
+    path = Path(listen.removeprefix("unix:"))
+    if len(str(path).encode()) > UNIX_PATH_LIMIT:
+        raise ServeError(
+            f"{path} is longer than the {UNIX_PATH_LIMIT} bytes of a unix socket's name: use a shorter one"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ServeError(
+            f"cannot use {path.parent}: {error.strerror}; choose another with --listen"
+        ) from error
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        else:
+            raise ServeError(
+                f"a manager listens at {path} already: stop it first, or choose another --listen"
+            )
