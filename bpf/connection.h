@@ -33,6 +33,7 @@ static __always_inline void tcp_begin(struct connection *connection, const struc
 		return;
 	connection->key = *key;
 	connection->phase = phase;
+	connection->error = 0;
 	connection->begun_ns = counters->last_attempt_ns;
 	if (!counters->pending)
 		counters->oldest_pending_ns = connection->begun_ns;
@@ -80,10 +81,28 @@ static __always_inline void tcp_given_up(struct connection *connection)
 	__sync_fetch_and_add(&counters->cancelled, 1);
 }
 
+/* ICMP that answers a SYN while connect() still holds the socket ends nothing: IPv4 queues it for the caller to read. */
+static __always_inline int queued_error(struct sock *sk)
+{
+	struct sk_buff *skb = BPF_CORE_READ(sk, sk_error_queue.prev);
+
+	if ((void *)skb == __builtin_preserve_access_index(&sk->sk_error_queue))
+		return 0;
+	return BPF_CORE_READ((struct sock_exterr_skb *)((void *)skb + bpf_core_field_offset(skb->cb)), ee.ee_errno);
+}
+
+static __always_inline void tcp_error(struct connection *connection, struct sock *sk)
+{
+	if (connection && connection->phase == SENT)
+		connection->error = queued_error(sk);
+}
+
 static __always_inline void tcp_closed(struct connection *connection, struct sock *sk)
 {
 	int error = sk->sk_err;
 
+	if (!error)
+		error = connection->error ? connection->error : sk->sk_err_soft;
 	if (error)
 		tcp_failed(connection, failure_of(error), error);
 	else if (!BPF_CORE_READ((struct inet_sock *)sk, inet_sport)) /* inet_hash_connect() found no free port */

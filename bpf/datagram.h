@@ -48,14 +48,14 @@ static __always_inline void udp_sent(struct connection *connection, int sent)
 	connection->addressed = 0;
 }
 
-/* What ICMP said of an earlier datagram; sockets that are not connected never hear of it. */
+/* What ICMP said of a datagram, perhaps before the send has returned; sockets that are not connected never hear of it. */
 static __always_inline void udp_error(struct connection *connection, int error)
 {
 	struct counters *counters;
 
 	if (!connection || connection->phase != PEER || !error)
 		return;
-	counters = bpf_map_lookup_elem(&destinations, &connection->key);
+	counters = counters_of(&connection->key);
 	if (counters)
 		count_failure(counters, failure_of(error), error);
 }

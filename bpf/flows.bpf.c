@@ -26,7 +26,7 @@ struct connection {
 	struct destination key;
 	__u32 phase;
 	__u32 addressed; /* the datagram being sent names its own destination */
-	__u32 pad;
+	__u32 error; /* that the caller was told of while the attempt went on */
 	__u64 begun_ns;
 };
 
@@ -127,8 +127,12 @@ int BPF_PROG(sock_send_length, struct sock *sk, int sent)
 SEC("tp_btf/inet_sk_error_report") /* Linux 5.14 */
 int BPF_PROG(inet_sk_error_report, struct sock *sk)
 {
+	struct connection *connection = bpf_sk_storage_get(&connections, sk, NULL, 0);
+
 	if (sk->sk_protocol == IPPROTO_UDP)
-		udp_error(bpf_sk_storage_get(&connections, sk, NULL, 0), sk->sk_err);
+		udp_error(connection, sk->sk_err);
+	else if (sk->sk_protocol == IPPROTO_TCP)
+		tcp_error(connection, sk);
 	return 0;
 }
 
