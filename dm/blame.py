@@ -16,6 +16,9 @@ from dm.edge import EdgeKey, Failure
 EXPLAINS = 0.3
 """Weight from which a culprit accounts for an edge."""
 
+SUFFERS, CAUSES = 0.25, 0.7
+"""What remains of the weight of a node that only suffers, and what goes to its cause instead."""
+
 CONFIDENT = 0.25
 """How far ahead of the next explanation the first must be, as a share of what it explains."""
 
@@ -31,12 +34,12 @@ class Symptom(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known of the nodes. ``working`` are edges that have proved themselves lately, golden or not."""
+    """What is known of the nodes. ``working`` says of each edge that works when it last proved it, golden or not."""
 
     vcds: frozenset[str]
     down: Mapping[str, str]
     silent: frozenset[str]
-    working: Sequence[EdgeKey]
+    working: Mapping[EdgeKey, float]
 
 
 class Suspect(NamedTuple):
@@ -139,9 +142,8 @@ def _speak_failing(symptom: Symptom, facts: Facts) -> Speaks:
     key = symptom.key
     caller, target = key.source, key.target
     fails = f"{key}: {symptom.judged.reason}"
-    others = sorted(
-        {edge.source for edge in facts.working if _same_door(edge, key) and edge.source != caller}
-    )
+    proved = [edge for edge, proved_s in facts.working.items() if proved_s > symptom.since_s]
+    others = sorted({edge.source for edge in proved if _same_door(edge, key) and edge.source != caller})
     if others:
         reached = f"{caller} cannot reach {target}:{key.port}, but {', '.join(others)} can"
         return {caller: (0.9, reached), target: (0.1, fails)}
@@ -149,7 +151,7 @@ def _speak_failing(symptom: Symptom, facts: Facts) -> Speaks:
         return {target: (0.97, f"{fails}, and the agent of {target} is silent"), caller: (0.03, fails)}
     if Failure.REFUSED in symptom.kinds and not symptom.pending:
         return {target: (0.95, fails), caller: (0.05, fails)}
-    if any(edge.source == caller and edge.target != target for edge in facts.working):
+    if any(edge.source == caller and edge.target != target for edge in proved):
         return {target: (0.85, f"{fails}, while {caller} reaches others"), caller: (0.15, fails)}
     return {target: (0.5, fails), caller: (0.5, f"{fails}, and {caller} reaches nobody else either")}
 
@@ -167,40 +169,45 @@ def _same_door(edge: EdgeKey, key: EdgeKey) -> bool:
 
 
 def _explain_away(symptoms: Sequence[Symptom], speaks: dict[EdgeKey, Speaks], facts: Facts) -> None:
-    """Move weight from a node that only suffers to the roots of its own failing needs.
+    """Move weight from a node that only suffers to the roots of its suffering.
 
-    Needs may be circular: the condensation of the failing edges is acyclic, and its sinks are the roots.
+    A node suffers when what it needs fails, and a node that calls nobody is excused when nobody calls it. Both may be
+    circular: the condensation is acyclic, and its sinks are the roots.
     """
-    needs: nx.DiGraph[str] = nx.DiGraph()
+    suffers: nx.DiGraph[str] = nx.DiGraph()
     for symptom in symptoms:
-        key = symptom.key
-        if symptom.judged.state is EdgeState.FAILING and _prefers(speaks[key], key.target, key.source):
-            needs.add_edge(key.source, key.target)
-    condensed = nx.condensation(needs) if len(needs) else nx.DiGraph()
-    roots = {
-        node: sorted(
-            name
-            for component in ({start} | nx.descendants(condensed, start))
-            if condensed.out_degree(component) == 0
-            for name in condensed.nodes[component]["members"]
-        )
-        for start in condensed
-        for node in condensed.nodes[start]["members"]
-    }
+        key, says = symptom.key, speaks[symptom.key]
+        if symptom.judged.state is EdgeState.FAILING and _prefers(says, key.target, key.source):
+            suffers.add_edge(key.source, key.target)
+        elif symptom.judged.state is EdgeState.MISSING and _prefers(says, key.source, key.target):
+            suffers.add_edge(key.target, key.source)
+    roots = _roots(suffers)
     for symptom in symptoms:
         key, says = symptom.key, speaks[symptom.key]
         sufferer = max(says, key=lambda name: says[name][0])
-        above = [root for root in roots.get(sufferer, ()) if root != sufferer]
-        if sufferer in facts.down or not above or symptom.judged.state is EdgeState.RETARGETED:
+        above = roots.get(sufferer, frozenset()) - {sufferer}
+        own_call = sufferer == key.source and symptom.judged.state is EdgeState.FAILING
+        if sufferer in facts.down or not above or own_call or symptom.judged.state is EdgeState.RETARGETED:
             continue
-        weight, _ = says[sufferer]
-        if sufferer == key.source and symptom.judged.state is EdgeState.FAILING:
-            continue
-        says[sufferer] = (0.25 * weight, says[sufferer][1])
+        weight, text = says[sufferer]
+        says[sufferer] = (SUFFERS * weight, text)
         for root in above:
             old = says.get(root, (0.0, ""))[0]
-            text = f"{sufferer} needs {root}, which fails ({key} follows from it)"
-            says[root] = (max(old, 0.7 * weight), text)
+            follows = f"{sufferer} suffers from {root} ({key} follows from it)"
+            says[root] = (max(old, CAUSES * weight), follows)
+
+
+def _roots(suffers: "nx.DiGraph[str]") -> dict[str, frozenset[str]]:
+    """For each node the members of the sinks that it leads to."""
+    if not suffers:
+        return {}
+    condensed = nx.condensation(suffers)
+    roots: dict[str, frozenset[str]] = {}
+    for start in condensed:
+        reached = {start} | nx.descendants(condensed, start)
+        sinks = [condensed.nodes[part]["members"] for part in reached if condensed.out_degree(part) == 0]
+        roots |= dict.fromkeys(condensed.nodes[start]["members"], frozenset[str]().union(*sinks))
+    return roots
 
 
 def _prefers(says: Speaks, one: str, other: str) -> bool:

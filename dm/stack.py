@@ -1,6 +1,7 @@
 """One stack as the manager knows it: what its agents and its deployer said, judged. Pure: the clock is passed in."""
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -14,7 +15,6 @@ from dm.graph import LiveGraph
 
 SILENT_AFTER_S = 5.0
 LOSS_REMEMBERED_S = 30.0
-WORKING_WITHIN_S = 10.0
 RESTART_WINDOW_S = 60.0
 RESTARTS_FORGIVEN = 2
 FAILURES_PROVE = 2
@@ -359,14 +359,14 @@ class Stack:
             vcds=frozenset(self.vcds),
             down={vcd.name: f"is {vcd.power}" for vcd in self.vcds.values() if vcd.power in DOWN},
             silent=frozenset(vcd.name for vcd in self.vcds.values() if vcd.seen_since_s is None),
-            working=[edge.key for edge in self.graph if self._works(edge, now_s)],
+            working={edge.key: self._proved_s(edge, now_s) for edge in self.graph},
         )
 
-    def _works(self, edge: LiveEdge, now_s: float) -> bool:
-        if edge.failing(now_s, patience_s=self.spec.policy.patience_s) or not edge.answers:
-            return False
-        recently = edge.last_established_s is not None and now_s - edge.last_established_s < WORKING_WITHIN_S
-        return edge.open > 0 or recently
+    def _proved_s(self, edge: LiveEdge, now_s: float) -> float:
+        """When an edge last proved that its target answers; an open connection does so now."""
+        if not edge.answers or edge.failing(now_s, patience_s=self.spec.policy.patience_s):
+            return -math.inf
+        return now_s if edge.open else edge.last_established_s or -math.inf
 
     def _why_no_image(self) -> str:
         if self.image is None:

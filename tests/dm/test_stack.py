@@ -1,0 +1,209 @@
+"""One stack's judgement, played through in virtual time."""
+
+from ipaddress import IPv4Address
+
+import pytest
+
+from dm.golden import GoldenImage, merge
+from dm.stack import Verdict
+from tests.dm.world import World, shop
+
+
+def learned(**changes: object) -> GoldenImage:
+    """The image of one good launch of the shop."""
+    world = shop(**changes)
+    world.run(25.0)
+    return world.stack.learn(smoke=True)
+
+
+def healthy() -> World:
+    """A shop in its steady state, guarded by an image of an earlier launch."""
+    world = shop()
+    world.stack.use_image(learned(), now_s=world.now_s)
+    world.until(Verdict.OK, within_s=20.0)
+    world.run(5.0)
+    return world
+
+
+def test_without_an_image_nothing_is_concluded() -> None:
+    """A stack that has no golden image is never judged ok or failed."""
+    world = shop()
+    world.run(10.0)
+    assert world.verdicts() == {Verdict.INCONCLUSIVE}
+
+
+def test_a_launch_equal_to_its_image_deviates_by_nothing() -> None:
+    """The same stack launched with other addresses goes from launching to ok and deviates by 0."""
+    image = learned()
+    world = shop(network="198.18.7.")
+    world.stack.use_image(image, now_s=world.now_s)
+    world.run(20.0)
+    assert world.verdicts() == {Verdict.LAUNCHING, Verdict.OK}
+    assert world.history[-1][1].deviation == 0.0
+    assert all(judgement.deviation == 0.0 for _, judgement in world.history)
+
+
+@pytest.mark.parametrize("victim", ["cache", "db", "queue", "web", "api"])
+def test_a_crashed_service_is_found_within_five_seconds(victim: str) -> None:
+    """Refused connections lead to a decision within 5 s, and the service that refuses them is blamed."""
+    world = healthy()
+    world.broken.add(victim)
+    assert world.until(Verdict.FAILED, within_s=10.0) <= 5.0
+    assert world.culprits() == [victim]
+
+
+def test_a_caller_pointed_at_a_wrong_address_is_blamed() -> None:
+    """When api calls an address that nobody has, api is blamed and not the database that it no longer calls."""
+    world = healthy()
+    world.pointed["api", "db"] = IPv4Address("198.18.0.99")
+    world.until(Verdict.FAILED, within_s=15.0)
+    assert world.culprits() == ["api"]
+
+
+def test_a_caller_pointed_at_another_service_is_blamed() -> None:
+    """When api calls the cache where it should call the database, api is blamed."""
+    world = healthy()
+    world.pointed["api", "db"] = world.addresses["cache"]
+    world.broken.discard("cache")
+    world.until(Verdict.FAILED, within_s=15.0)
+    assert world.culprits() == ["api"]
+
+
+@pytest.mark.parametrize("victim", ["api", "db", "worker"])
+def test_a_machine_cut_off_from_all_others_is_blamed(victim: str) -> None:
+    """When a packet filter drops all of one machine's traffic, that machine is blamed."""
+    world = healthy()
+    world.cut.add(victim)
+    world.until(Verdict.FAILED, within_s=15.0)
+    assert world.culprits() == [victim]
+
+
+def test_a_restart_by_hand_is_no_fault() -> None:
+    """An instance that is stopped and started again gets the time that its launch took."""
+    world = healthy()
+    since_s = world.now_s
+    world.restart("db", down_s=4.0)
+    world.run(20.0)
+    assert Verdict.FAILED not in world.verdicts(since_s=since_s)
+    assert world.history[-1][1].verdict is Verdict.OK
+
+
+def test_a_service_restarted_inside_its_machine_is_no_fault() -> None:
+    """A service that is away for two seconds comes back before the deviation is believed."""
+    world = healthy()
+    since_s = world.now_s
+    world.broken.add("db")
+    world.run(2.0)
+    world.broken.clear()
+    world.run(10.0)
+    assert Verdict.FAILED not in world.verdicts(since_s=since_s)
+    assert world.history[-1][1].verdict is Verdict.OK
+
+
+def test_an_instance_that_restarts_for_ever_is_a_fault() -> None:
+    """A crash loop is forgiven only a few times."""
+    world = healthy()
+    for number in range(8):
+        world.restart("db", down_s=60.0, incarnation=f"loop {number}")
+        world.run(4.0)
+    world.until(Verdict.FAILED, within_s=10.0)
+    assert world.culprits() == ["db"]
+
+
+def test_a_late_start_within_what_was_learned_is_no_fault() -> None:
+    """A service that starts later than before, but within its deadline, is waited for."""
+    world = shop(starts_s={"db": 6.0})
+    world.stack.use_image(merge([learned(), learned(starts_s={"db": 4.0})]), now_s=world.now_s)
+    world.run(20.0)
+    assert world.verdicts() == {Verdict.LAUNCHING, Verdict.OK}
+
+
+@pytest.mark.parametrize("victim", ["db", "api", "queue"])
+def test_a_launch_that_never_gets_whole_fails_when_it_is_due(victim: str) -> None:
+    """Nothing is concluded before the learned deadline; after it the missing service is blamed."""
+    image = learned()
+    world = shop()
+    world.broken.add(victim)
+    world.stack.use_image(image, now_s=world.now_s)
+    inbound = [edge for edge in image.edges if edge.target == victim]
+    due_s = min(edge.deadline_s(world.policy.slack_s) for edge in inbound)
+    world.run(due_s - 0.5)
+    assert world.verdicts() == {Verdict.LAUNCHING}
+    world.until(Verdict.FAILED, within_s=20.0)
+    assert world.culprits() == [victim]
+
+
+def test_a_silent_agent_is_no_fault() -> None:
+    """Silence alone is never evidence: the stack cannot be judged, and nobody is blamed."""
+    world = healthy()
+    since_s = world.now_s
+    world.disconnect("api")
+    world.run(60.0)
+    assert world.verdicts(since_s=since_s) <= {Verdict.OK, Verdict.INCONCLUSIVE}
+    world.connect("api")
+    world.run(3.0)
+    assert world.history[-1][1].verdict is Verdict.OK
+
+
+def test_a_restarted_manager_sees_the_same() -> None:
+    """A manager that lost everything is whole again as soon as the agents have sent their tables."""
+    world = healthy()
+    image, since_s = world.stack.image, world.now_s
+    world.new_manager()
+    world.stack.use_image(image, now_s=world.now_s)
+    world.run(1.5)
+    assert world.history[-1][1].verdict is Verdict.OK
+    world.run(30.0)
+    assert world.verdicts(since_s=since_s) <= {Verdict.OK, Verdict.INCONCLUSIVE}
+
+
+def test_an_external_service_that_is_down_reverts_nobody() -> None:
+    """What is outside the stack may be blamed, but nothing is rolled back for it."""
+    world = healthy()
+    since_s = world.now_s
+    world.broken.add("payments.example")
+    world.run(40.0)
+    assert Verdict.FAILED not in world.verdicts(since_s=since_s)
+    assert world.culprits() == ["payments.example"]
+
+
+def test_an_image_of_another_manifest_proves_nothing() -> None:
+    """An intended change of the stack is inconclusive, whatever is missing."""
+    world = shop(fingerprint="f2")
+    world.stack.use_image(learned(), now_s=world.now_s)
+    world.broken.add("db")
+    world.run(60.0)
+    assert world.verdicts() == {Verdict.INCONCLUSIVE}
+
+
+def test_an_engineer_with_a_shell_is_no_fault() -> None:
+    """Unexpected calls that work degrade the verdict at most; nothing golden is wrong."""
+    world = healthy()
+    since_s = world.now_s
+    world.needs.append(type(world.needs[0])("metrics", "db", 5432, 1.0))
+    world.run(20.0)
+    assert Verdict.FAILED not in world.verdicts(since_s=since_s)
+
+
+def test_a_client_that_falls_silent_is_blamed_for_the_silence_behind_it() -> None:
+    """When the client stops calling, the server that is quiet for want of calls is not blamed."""
+    world = healthy()
+    world.idle.add("client")
+    world.idle.add("web")
+    world.run(15.0)
+    assert "web" not in world.culprits()
+
+
+def test_lost_events_are_no_missing_edges() -> None:
+    """What an agent that lost events no longer reports may only be unseen."""
+    world = healthy()
+    since_s = world.now_s
+    world.idle.add("worker")
+    for need in world.needs:
+        if need.source == "worker" and need.connected_to is not None:
+            world._close(need)
+    for _ in range(20):
+        lost = {"LOSS_REASON_MAP_FULL": int(world.now_s)}
+        world.stack.losses(world.vcd("worker"), lost, now_s=world.now_s)
+        world.run(1.0)
+    assert Verdict.FAILED not in world.verdicts(since_s=since_s)
