@@ -94,7 +94,7 @@ class Link(Generic[C]):
             self._ping(self._connection)
         except self._errors as error:
             self._drop()
-            log.warning("%s: %s", self.name, str(error).strip())
+            log.warning("%s: %s", self.name, str(error).partition("\n")[0])
             return False
         return True
 
