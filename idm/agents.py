@@ -1,0 +1,85 @@
+"""One agent per VCD, on the host beside it: replaced whenever its VCD becomes another instance."""
+
+import asyncio
+import sys
+from collections.abc import Mapping
+
+from idm.driver import Instance
+from idm.home import Home
+from idm.supervise import Child, Supervisor
+
+
+class Agents:
+    """The agents of one stack, in line with its instances."""
+
+    def __init__(self, supervisor: Supervisor, home: Home, *, stack: str, interval_ms: int) -> None:
+        self._supervisor = supervisor
+        self._home = home
+        self._stack = stack
+        self._interval_ms = interval_ms
+        self._generations: dict[str, int] = {}
+        self._moved = asyncio.Event()
+        self._settling = asyncio.Lock()
+        self._wanted: dict[str, Child | None] = {}
+
+    def expect(self, vcd: str, generation: int) -> None:
+        """Agents of this VCD that start from now on have this generation; an older one than known is ignored."""
+        self._generations[vcd] = max(generation, self._generations.get(vcd, 0))
+
+    def expect_all(self, generations: Mapping[str, int]) -> None:
+        """The same for several."""
+        for vcd, generation in generations.items():
+            self.expect(vcd, generation)
+
+    def follow(self, instance: Instance) -> None:
+        """Watch this instance from now on, instead of any earlier one of its VCD."""
+        self._wanted[instance.vcd] = self._child(instance)
+        self._moved.set()
+
+    async def run(self) -> None:
+        """Start, replace and end agents as their VCDs change, until cancelled."""
+        while True:
+            await self._moved.wait()
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Bring all agents in line now; new ones are not ready yet when this returns."""
+        async with self._settling:
+            self._moved.clear()
+            async with asyncio.TaskGroup() as tasks:
+                for vcd, child in self._wanted.items():
+                    tasks.create_task(self._settle(agent_name(vcd), child))
+
+    async def _settle(self, agent: str, child: Child | None) -> None:
+        kept = self._supervisor.child(agent)
+        if child is None:
+            if kept is not None:
+                await self._supervisor.end(agent)
+        elif kept is None:
+            self._supervisor.keep(child)
+        elif kept.identity != child.identity:
+            # Nothing in the old agent is worth a grace: its machine is gone, its table is soft, its hooks die with it.
+            await self._supervisor.end(agent, grace_s=0)
+            self._supervisor.keep(child)
+
+    def _child(self, instance: Instance) -> Child | None:
+        if instance.netns is None:
+            return None
+        try:
+            identity = str(instance.netns.stat().st_ino)
+        except OSError:
+            return None
+        command = [sys.executable, "-P", "-m", "dma", "run", "--dm", self._home.target]
+        command += ["--stack", self._stack, "--vcd", instance.vcd, "--netns", str(instance.netns)]
+        command += ["--interval-ms", str(self._interval_ms)]
+        command += ["--generation", str(self._generations.get(instance.vcd, 0))]
+        if instance.cgroup is not None:
+            command += ["--cgroup", str(instance.cgroup)]
+        return Child(
+            agent_name(instance.vcd), tuple(command), identity=f"{identity} {instance.netns}", notifies=True
+        )
+
+
+def agent_name(vcd: str) -> str:
+    """What the agent of a VCD is called among the children."""
+    return f"agent-{vcd}"

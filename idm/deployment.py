@@ -1,0 +1,176 @@
+"""What runs while a stack is deployed: manager and agents, the view of the instances, the stream to the manager."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from dm.client import connect, explain
+from dm.v1.rollback_service_pb2 import Rollback
+from dm.v1.stack_pb2 import StackSpec, Status
+from dm.v1.stack_service_pb2 import ApplyStackRequest, ApplyStackResponse, GetStatusRequest
+from dm.v1.stack_service_pb2_grpc import StackServiceStub
+from idm.agents import Agents
+from idm.attend import Attendant
+from idm.declaration import declare, report
+from idm.driver import Driver, Instance
+from idm.executor import Executor
+from idm.home import Home
+from idm.journal import Journal, Launch
+from idm.manifest import Manifest
+from idm.observe import Observer
+from idm.supervise import Child, Supervisor
+
+MANAGER_S = 20.0
+CALL_S = 10.0
+TIDY_S = 30.0
+# A restore that is under way is finished before a deployer ends.
+FINISH_S = 20.0
+DEPLOYS = "deploys this stack"
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One stack on this host, as its manifest and the host's settings have it."""
+
+    manifest: Manifest
+    fingerprint: str
+    home: Home
+    driver: Driver
+
+    @property
+    def name(self) -> str:
+        """The stack's name."""
+        return self.manifest.stack.name
+
+    @property
+    def vcds(self) -> list[str]:
+        """The names of its VCDs."""
+        return list(self.manifest.vcd)
+
+
+@dataclass
+class Deployment:
+    """The live parts, and what they are connected by."""
+
+    stack: Stack
+    journal: Journal
+    supervisor: Supervisor
+    tasks: asyncio.TaskGroup
+    on_rollback: Callable[[Rollback], None]
+    golden: str = ""
+    _parts: list[asyncio.Task[None]] = field(default_factory=list)
+    agents: Agents = field(init=False)
+    observer: Observer = field(init=False)
+    executor: Executor = field(init=False)
+    attendant: Attendant = field(init=False)
+
+    def __post_init__(self) -> None:
+        stack, home = self.stack, self.stack.home
+        interval_ms = stack.manifest.agent.interval_ms
+        self.agents = Agents(self.supervisor, home, stack=stack.name, interval_ms=interval_ms)
+        self.observer = Observer(stack.driver, stack.vcds, on_change=self._on_change)
+        self.executor = Executor(
+            stack.driver, self.journal, home, expect=self.agents.expect, changed=self.observer.look
+        )
+        self.attendant = Attendant(
+            home.target,
+            declare=self._declare,
+            reports=lambda: [report(instance) for instance in self.observer.instances.values()],
+            carry_out=self.executor.carry_out,
+            on_applied=self._on_applied,
+            on_rollback=self.on_rollback,
+        )
+
+    async def start_manager(self) -> None:
+        """Adopt or start the manager, and wait until it answers. Raises :class:`DeployError`."""
+        self.supervisor.keep(manager(self.stack.home))
+        await self.supervisor.ready(["dm"], timeout_s=MANAGER_S)
+
+    async def apply(self) -> None:
+        """Declare the stack, so that the generations are known before any agent starts. Raises ``ManagerError``."""
+        request = ApplyStackRequest(stack=self._declare())
+        self._on_applied(
+            await call(
+                self.stack.home.target,
+                lambda channel: StackServiceStub(channel).ApplyStack(request, timeout=CALL_S),
+            )
+        )
+
+    async def start_agents(self) -> None:
+        """An agent on every instance that has a network to watch already; they are not ready yet."""
+        await self.observer.refresh()
+        await self.agents.settle()
+
+    def attend(self) -> None:
+        """From now on attend to the stack."""
+        for part in (self.observer.run(), self.agents.run(), self.attendant.run(), self._tidy()):
+            self._parts.append(self.tasks.create_task(part))
+
+    def stop(self) -> None:
+        """Attend no longer."""
+        for part in self._parts:
+            part.cancel()
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_S)
+            await asyncio.to_thread(self.supervisor.trim_logs)
+
+    def _on_change(self, instance: Instance) -> None:
+        self.agents.follow(instance)
+        self.attendant.tell(report(instance))
+
+    def _on_applied(self, response: ApplyStackResponse) -> None:
+        self.golden = response.golden
+        self.agents.expect_all(response.generations)
+
+    def _declare(self) -> StackSpec:
+        launch: Launch = self.journal.launch() or self.journal.begin_launch()
+        return declare(self.stack.manifest, fingerprint=self.stack.fingerprint, launch=launch)
+
+
+@asynccontextmanager
+async def deploying(
+    stack: Stack, journal: Journal, *, on_rollback: Callable[[Rollback], None]
+) -> AsyncIterator[Deployment]:
+    """A deployment whose parts end with the context, while its children (manager and agents) go on."""
+    async with asyncio.TaskGroup() as tasks:
+        supervisor = Supervisor(stack.home.run, tasks)
+        deployment = Deployment(stack, journal, supervisor, tasks, on_rollback)
+        try:
+            yield deployment
+        finally:
+            deployment.stop()
+            supervisor.release()
+
+
+async def call(target: str, request: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> Answer:
+    """One call to the manager on a channel of its own. Raises ``ManagerError``."""
+    try:
+        async with connect(target) as channel:
+            return await request(channel)
+    except grpc.aio.AioRpcError as e:
+        raise explain(e, target=target) from e
+
+
+async def status(stack: Stack) -> Status:
+    """The stack as it is judged now. Raises ``ManagerError``."""
+    request = GetStatusRequest(stack=stack.name)
+    reply = await call(
+        stack.home.target, lambda channel: StackServiceStub(channel).GetStatus(request, timeout=CALL_S)
+    )
+    return reply.status
+
+
+def manager(home: Home) -> Child:
+    """The manager of this home."""
+    command = [sys.executable, "-P", "-m", "dm", "serve"]
+    return Child("dm", (*command, "--listen", home.target, "--state", str(home.manager_store)), notifies=True)
