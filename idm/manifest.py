@@ -1,11 +1,32 @@
 """The stack manifest: a TOML file that says which VCDs there are and how they are judged and rolled back."""
 
 import hashlib
+import re
 from enum import Enum
+from graphlib import CycleError, TopologicalSorter
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
+
+from idm.document import DocumentError, read
+
+DRIVERS = ("podman",)
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+Text = Annotated[str, Meta(min_length=1, description="a string in quotes, not empty")]
+Share = Annotated[float, Meta(ge=0, le=1, description="a share from 0 to 1")]
+Seconds = Annotated[float, Meta(gt=0, le=86400, description="seconds, above 0 and at most 86400")]
+Pause = Annotated[float, Meta(ge=0, le=86400, description="seconds, from 0 to 86400")]
+Milliseconds = Annotated[int, Meta(ge=100, le=60000, description="milliseconds, from 100 to 60000")]
+Count = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
+Capability = Annotated[str, Meta(pattern="^[A-Z][A-Z_]+$", description='a name such as "NET_ADMIN"')]
+Command = Annotated[
+    tuple[Text, ...], Meta(min_length=1, description='a list such as ["/bin/check", "--all"]')
+]
 
 
 class ManifestError(Exception):
@@ -20,69 +41,69 @@ class Mode(Enum):
     AUTO = "auto"
 
 
-class Vcd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One VM or container. ``name`` is filled from the table's key."""
+class Vcd(msgspec.Struct, frozen=True, kw_only=True):
+    """One VM or container. The table's key is its name; without an address it gets a free one of the subnet."""
 
     name: str = ""
-    image: str
+    image: Text
     command: tuple[str, ...] = ()
     address: str = ""
     environment: dict[str, str] = {}
     after: tuple[str, ...] = ()
-    capabilities: tuple[str, ...] = ()
+    capabilities: tuple[Capability, ...] = ()
 
 
-class Stack(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Stack(msgspec.Struct, frozen=True, kw_only=True):
     """The stack's own name, and the driver that runs it."""
 
     name: str
     driver: str = "podman"
 
 
-class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Network(msgspec.Struct, frozen=True, kw_only=True):
     """The private network that is created with the stack, and names known on it besides the VCDs' own."""
 
     subnet: str
     hosts: dict[str, str] = {}
 
 
-class Agent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Agent(msgspec.Struct, frozen=True, kw_only=True):
     """How the agents report."""
 
-    interval_ms: int = 1000
+    interval_ms: Milliseconds = 1000
 
 
-class Judge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Judge(msgspec.Struct, frozen=True, kw_only=True):
     """Thresholds are shares of the golden edges (0 to 1); times in seconds."""
 
-    stack_threshold: float = 0.20
-    vcd_threshold: float = 0.20
-    confirm_s: float = 3.0
-    launch_slack_s: float = 5.0
+    stack_threshold: Share = 0.20
+    vcd_threshold: Share = 0.20
+    confirm_s: Seconds = 3.0
+    launch_slack_s: Pause = 5.0
     count_external: bool = False
 
 
-class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     """Limits on what is done without a person."""
 
     mode: Mode = Mode.AUTO
-    attempts_per_vcd: int = 2
-    attempts_per_stack: int = 4
-    at_once: int = 1
-    cooldown_s: float = 10.0
-    keep_last: int = 5
+    attempts_per_vcd: Count = 2
+    attempts_per_stack: Count = 4
+    at_once: Count = 1
+    cooldown_s: Pause = 10.0
+    keep_last: Count = 5
 
 
-class Smoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A workload that exercises every dependency; it runs inside ``vcd`` and exits 0 when the stack answered rightly."""
+class Smoke(msgspec.Struct, frozen=True, kw_only=True):
+    """A workload that exercises every dependency; run inside ``vcd``, it exits 0 when the stack answered rightly."""
 
     vcd: str
-    command: tuple[str, ...]
-    timeout_s: float = 60.0
+    command: Command
+    timeout_s: Seconds = 60.0
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A whole stack."""
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole stack. As loaded, every VCD has its name and address, and stands behind those that it starts after."""
 
     stack: Stack
     network: Network
@@ -91,3 +112,159 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     judge: Judge = Judge()
     rollback: Rollback = Rollback()
     smoke: Smoke | None = None
+
+
+def load(path: Path) -> Manifest:
+    """Read and check a manifest. Raises :class:`ManifestError`."""
+    try:
+        manifest = read(path, Manifest)
+    except DocumentError as e:
+        raise ManifestError(str(e)) from e
+    try:
+        _check_stack(manifest)
+        _check_references(manifest)
+        addresses = _addresses(manifest)
+        order = _start_order(manifest)
+    except ManifestError as e:
+        raise ManifestError(f"{path}: {e}") from e.__cause__
+    vcds = {
+        name: msgspec.structs.replace(manifest.vcd[name], name=name, address=str(addresses[name]))
+        for name in order
+    }
+    return msgspec.structs.replace(manifest, vcd=vcds)
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """Digest of what the stack's dependencies follow from.
+
+    How it is judged and rolled back leaves them as they are, and so do addresses: a stack may move to another subnet.
+    """
+    defining = {
+        "stack": manifest.stack,
+        "hosts": sorted(manifest.network.hosts),
+        "vcd": {name: _unordered(vcd) for name, vcd in manifest.vcd.items()},
+    }
+    return hashlib.sha256(msgspec.json.encode(defining, order="deterministic")).hexdigest()
+
+
+def _unordered(vcd: Vcd) -> Vcd:
+    """Without address, and with lists sorted whose order means nothing."""
+    after, capabilities = tuple(sorted(vcd.after)), tuple(sorted(vcd.capabilities))
+    return msgspec.structs.replace(vcd, address="", after=after, capabilities=capabilities)
+
+
+def _check_stack(manifest: Manifest) -> None:
+    _check_label(manifest.stack.name, place="stack.name")
+    if manifest.stack.driver not in DRIVERS:
+        drivers = ", ".join(DRIVERS)
+        raise ManifestError(f'stack.driver: "{manifest.stack.driver}" is no driver: choose from {drivers}')
+    if not manifest.vcd:
+        raise ManifestError("vcd: no VCDs: write a table [vcd.NAME] for each")
+    for name, vcd in manifest.vcd.items():
+        _check_label(name, place=f"vcd.{name}")
+        if vcd.name:
+            raise ManifestError(f"vcd.{name}.name: the table's key is the name: leave this out")
+        for variable in vcd.environment:
+            if not VARIABLE.fullmatch(variable):
+                raise ManifestError(
+                    f"vcd.{name}.environment.{variable}: not a variable's name: use letters, digits and underscores"
+                )
+    for host, address in manifest.network.hosts.items():
+        _check_host(host, address, manifest)
+
+
+def _check_label(name: str, *, place: str) -> None:
+    if not LABEL.fullmatch(name):
+        raise ManifestError(
+            f'{place}: "{name}" is no host name: use up to 63 of a-z, 0-9 and - (not at the ends)'
+        )
+
+
+def _check_host(host: str, address: str, manifest: Manifest) -> None:
+    place = f"network.hosts.{host}"
+    if len(host) > 253 or not all(LABEL.fullmatch(label) for label in host.split(".")):
+        raise ManifestError(
+            f'{place}: "{host}" is no host name: use a-z, 0-9 and -, with dots between the parts'
+        )
+    if host in manifest.vcd:
+        raise ManifestError(f"{place}: a VCD has this name: leave it out, the VCDs' own names are known")
+    _address(address, place=place)
+
+
+def _check_references(manifest: Manifest) -> None:
+    for name, vcd in manifest.vcd.items():
+        for needed in vcd.after:
+            _check_vcd(needed, manifest, place=f"vcd.{name}.after")
+    if manifest.smoke is not None:
+        _check_vcd(manifest.smoke.vcd, manifest, place="smoke.vcd")
+
+
+def _check_vcd(name: str, manifest: Manifest, *, place: str) -> None:
+    if name not in manifest.vcd:
+        raise ManifestError(
+            f'{place}: there is no VCD "{name}": choose from {", ".join(sorted(manifest.vcd))}'
+        )
+
+
+def _addresses(manifest: Manifest) -> dict[str, IPv4Address]:
+    """The address of every VCD; the free ones of the subnet are given out from the lowest, in the file's order."""
+    subnet = _subnet(manifest.network.subnet)
+    gateway = subnet.network_address + 1
+    taken = {gateway: "the network's gateway"}
+    given = {}
+    for name, vcd in manifest.vcd.items():
+        if vcd.address:
+            place = f"vcd.{name}.address"
+            address = _address(vcd.address, place=place)
+            if address not in subnet or address in (subnet.network_address, subnet.broadcast_address):
+                raise ManifestError(
+                    f"{place}: {address} is no host of {subnet}: choose from {gateway + 1} on"
+                )
+            if address in taken:
+                raise ManifestError(
+                    f"{place}: {address} is taken by {taken[address]}: choose another or leave it out"
+                )
+            taken[address] = f"vcd.{name}"
+            given[name] = address
+    free = (address for address in subnet.hosts() if address not in taken)
+    for name in manifest.vcd:
+        if name not in given:
+            try:
+                given[name] = next(free)
+            except StopIteration:
+                raise ManifestError(
+                    f"network.subnet: {subnet} is too small for {len(manifest.vcd)} VCDs: choose a shorter prefix"
+                ) from None
+    return given
+
+
+def _subnet(text: str) -> IPv4Network:
+    place = "network.subnet"
+    try:
+        subnet = ip_network(text)
+    except ValueError as e:
+        raise ManifestError(f'{place}: {e}: write, for example, "198.18.10.0/24"') from e
+    if not isinstance(subnet, IPv4Network) or subnet.prefixlen > 29:
+        raise ManifestError(
+            f'{place}: {subnet} is not IPv4 or smaller than /29: write, for example, "198.18.10.0/24"'
+        )
+    return subnet
+
+
+def _address(text: str, *, place: str) -> IPv4Address:
+    try:
+        address = ip_address(text)
+    except ValueError as e:
+        raise ManifestError(f'{place}: "{text}" is no address: write, for example, "198.18.10.11"') from e
+    if not isinstance(address, IPv4Address):
+        raise ManifestError(f'{place}: {address} is not IPv4: write, for example, "198.18.10.11"')
+    return address
+
+
+def _start_order(manifest: Manifest) -> list[str]:
+    try:
+        return list(TopologicalSorter({name: vcd.after for name, vcd in manifest.vcd.items()}).static_order())
+    except CycleError as e:
+        # graphlib lists a cycle from what is needed to what needs it.
+        cycle = " after ".join(reversed(e.args[1]))
+        raise ManifestError(f"vcd.{e.args[1][0]}.after: a cycle, {cycle}: take one of these out") from e

@@ -1,5 +1,6 @@
 """A private podman: its own network namespace, storage and API service, which all go away with it."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -43,7 +44,7 @@ class PodmanLab:
             self.directory = BASE / self.netns
             self.socket = self.directory / "podman.sock"
             self.settings = self.directory / "idm.toml"
-            self.directory.mkdir(parents=True)
+            self.directory.mkdir()
             stack.callback(_discard, self.directory)
             self._engine = Engine(
                 self.directory, stack.enter_context(_mounts(self.namespace, self.directory))
@@ -148,14 +149,17 @@ def _discard(directory: Path) -> None:
 
 def _sweep() -> None:
     """Clean up after labs whose process was killed."""
-    for directory in BASE.glob(f"{PREFIX}*"):
-        if orphaned(directory.name):
-            if holder := _holder(directory):
-                _empty(Engine(directory, _prefix(holder)))
-                os.kill(holder, signal.SIGKILL)
-            _discard(directory)
-    for name in stray():
-        delete(name)
+    BASE.mkdir(parents=True, exist_ok=True)
+    with (BASE / "sweep.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for directory in BASE.glob(f"{PREFIX}*"):
+            if orphaned(directory.name):
+                if holder := _holder(directory):
+                    _empty(Engine(directory, _prefix(holder)))
+                    os.kill(holder, signal.SIGKILL)
+                _discard(directory)
+        for name in stray():
+            delete(name)
 
 
 def _holder(directory: Path) -> int | None:
