@@ -1,0 +1,56 @@
+"""Names from the watched machine's hosts file."""
+
+from ipaddress import ip_address
+from pathlib import Path
+
+from dma.flow import Address
+from dma.naming.name import Name, Source
+from dma.rooted import RootedError, read_rooted
+
+PATH = Path("etc/hosts")
+CANONICAL, ALIAS = 90, 85
+
+
+class HostsFile:
+    """``/etc/hosts`` below ``root``, read again when it changes."""
+
+    def __init__(self, root: Path) -> None:
+        self.failures = 0
+        self._root = root
+        self._text = ""
+        self._names: dict[Address, tuple[Name, ...]] = {}
+        self.refresh()
+
+    def refresh(self) -> set[Address]:
+        """Look at the file again; returns the addresses whose names changed. One that cannot be read says nothing."""
+        try:
+            text = read_rooted(self._root, PATH)
+        except RootedError:
+            self.failures += 1
+            text = ""
+        if text == self._text:
+            return set()
+        before, self._text, self._names = self._names, text, parse_hosts(text)
+        either = before.keys() | self._names.keys()
+        return {address for address in either if before.get(address) != self._names.get(address)}
+
+    def lookup(self, address: Address) -> tuple[Name, ...]:
+        """The names on the address's lines, the canonical one first."""
+        return self._names.get(address, ())
+
+
+def parse_hosts(text: str) -> dict[Address, tuple[Name, ...]]:
+    """Names by address; lines that make no sense are skipped, as the C library does."""
+    names: dict[Address, dict[str, Name]] = {}
+    for line in text.splitlines():
+        fields = line.partition("#")[0].split()
+        try:
+            address = ip_address(fields[0]) if fields else None
+        except ValueError:
+            continue
+        if address is None or address.is_loopback:
+            continue
+        known = names.setdefault(address, {})
+        for position, name in enumerate(fields[1:]):
+            known.setdefault(name, Name(name, Source.HOSTS_FILE, ALIAS if position else CANONICAL))
+    return {address: tuple(known.values()) for address, known in names.items()}
