@@ -1,0 +1,113 @@
+"""The sockets of this network namespace, by the kernel's socket diagnostics."""
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import NamedTuple
+
+from dma.flow import Address, Transport
+from dma.netlink import Netlink, NetlinkError, attributes
+
+# linux/sock_diag.h and linux/inet_diag.h
+NETLINK_SOCK_DIAG = 4
+SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
+INET_DIAG_CGROUP_ID = 21
+REQUEST = struct.Struct("=BBBxI48s")  # family, protocol, extensions, states, socket identity
+MESSAGE = struct.Struct("=BBxx48s20x")  # family, state, socket identity
+IDENTITY = struct.Struct("!HH16s16s12x")  # local port, remote port, local address, remote address
+CGROUP = struct.Struct("=Q")
+
+# include/net/tcp_states.h; a UDP socket that is not connected is in CLOSE.
+ESTABLISHED, CLOSE, LISTEN = 1, 7, 10
+
+PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+class Connection(NamedTuple):
+    """An established TCP connection."""
+
+    local_port: int
+    address: Address
+    port: int
+    family: int
+    identity: bytes
+    """How the kernel knows the socket, cookie included: no other socket ever has the same."""
+    cgroup: int
+    """The inode of its cgroup; 0 where the kernel does not say."""
+
+
+class Listener(NamedTuple):
+    """A port that others can call; the unspecified address means any."""
+
+    transport: Transport
+    address: Address
+    port: int
+
+
+def connections() -> Iterator[Connection]:
+    """Every established TCP connection; raises :class:`NetlinkError`."""
+    for family, identity, rest in _dump(Transport.TCP, ESTABLISHED):
+        local_port, port, _local, remote = IDENTITY.unpack(identity)
+        cgroup = next((value for kind, value in attributes(rest) if kind == INET_DIAG_CGROUP_ID), bytes(8))
+        yield Connection(
+            local_port, _address(family, remote), port, family, identity, CGROUP.unpack(cgroup)[0]
+        )
+
+
+def listeners() -> set[Listener]:
+    """TCP sockets that listen and UDP sockets bound to a port that the kernel did not choose."""
+    first, last = map(int, PORT_RANGE.read_text().split())
+    found = set()
+    for transport, state in ((Transport.TCP, LISTEN), (Transport.UDP, CLOSE)):
+        for family, identity, _rest in _dump(transport, state):
+            port, _port, local, _remote = IDENTITY.unpack(identity)
+            if transport is Transport.TCP or not first <= port <= last:
+                found.add(Listener(transport, _address(family, local), port))
+    return found
+
+
+def is_open(netlink: Netlink, connection: Connection) -> bool:
+    """Whether a connection is still established: one look-up in the kernel's hash table, however many there are."""
+    try:
+        answer = netlink.get(SOCK_DIAG_BY_FAMILY, _request(connection.family, connection.identity))
+    except NetlinkError as e:
+        if e.errno in (errno.ENOENT, errno.ESTALE):
+            return False
+        raise
+    _family, state, _identity = MESSAGE.unpack_from(answer)
+    return bool(state == ESTABLISHED)
+
+
+def destroy(netlink: Netlink, connection: Connection) -> bool:
+    """Reset a connection at both ends; False when it was gone already. Raises :class:`NetlinkError`."""
+    try:
+        netlink.do(SOCK_DESTROY, _request(connection.family, connection.identity))
+    except NetlinkError as e:
+        if e.errno in (errno.ENOENT, errno.ESTALE):
+            return False
+        raise
+    return True
+
+
+def _request(family: int, identity: bytes) -> bytes:
+    return REQUEST.pack(family, Transport.TCP.value, 0, 1 << ESTABLISHED, identity)
+
+
+def _dump(transport: Transport, state: int) -> Iterator[tuple[int, bytes, bytes]]:
+    """Family, identity and attributes of the sockets in a state; IPv6 sockets hold IPv4-mapped addresses too."""
+    with Netlink(NETLINK_SOCK_DIAG) as netlink:
+        for wanted in (socket.AF_INET, socket.AF_INET6):
+            request = REQUEST.pack(wanted, transport.value, 0, 1 << state, bytes(48))
+            for message in netlink.dump(SOCK_DIAG_BY_FAMILY, request):
+                family, _state, identity = MESSAGE.unpack_from(message)
+                yield family, identity, message[MESSAGE.size :]
+
+
+def _address(family: int, packed: bytes) -> Address:
+    if family == socket.AF_INET:
+        return IPv4Address(packed[:4])
+    address = IPv6Address(packed)
+    return address.ipv4_mapped or address
