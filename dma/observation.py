@@ -1,0 +1,80 @@
+"""What the agent knows of its machine: the capture, older connections, names and presence, joined in one table."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+from dma import presence
+from dma.existing import ExistingConnections, find_existing
+from dma.flow import Capture, Flow, Loss
+from dma.naming.name import Name
+from dma.naming.names import Names
+from dma.netlink import NetlinkError
+from dma.presence import Presence
+from dma.table import DEFAULT_LIMIT, Table
+
+# Listeners change rarely, and reading them costs in proportion to how many there are.
+LISTENERS_EVERY = 5
+
+log = structlog.get_logger()
+
+
+class Observation:
+    """Reads everything when asked, and owns none of what it reads; make one when the capture is attached."""
+
+    def __init__(
+        self, capture: Capture, names: Names, *, cgroup: Path | None = None, limit: int = DEFAULT_LIMIT
+    ) -> None:
+        self.capture = capture
+        self.presence = Presence()
+        self._names = names
+        self._cgroup = cgroup
+        self._limit = limit
+        self._surveys = 0
+        self._begin()
+        self.survey()
+
+    def restart(self) -> None:
+        """Forget all that was seen, and begin anew with what is open now; raises ``CaptureError``."""
+        self.capture.clear()
+        self._begin()
+        self.look()
+
+    def look(self) -> None:
+        """Read the counters; raises ``CaptureError``."""
+        flows = [*self.capture.flows(), *self._existing.flows()]
+        self.table.merge(flows, own=frozenset(self.presence.addresses), now_ns=time.monotonic_ns())
+
+    def survey(self) -> None:
+        """Read the counters and all that changes more slowly: once an interval. Raises ``CaptureError``."""
+        try:
+            self._existing.refresh()
+            addresses = presence.addresses()
+            seldom = self._surveys % LISTENERS_EVERY == 0
+            listeners = presence.listeners() if seldom else self.presence.listeners
+            self.presence = Presence(addresses, listeners)
+        except NetlinkError as e:
+            log.warning("sockets and addresses unknown", reason=str(e))
+        self._surveys += 1
+        self.look()
+        if renamed := self._names.changed():
+            self.table.touch(renamed)
+
+    def names(self, flow: Flow) -> tuple[Name, ...]:
+        """What the flow's destination is called, as far as it is known now."""
+        return self._names.lookup(flow.destination)
+
+    def losses(self) -> Mapping[Loss, int]:
+        """What the capture lost since the beginning or the last restart; raises ``CaptureError``."""
+        return {loss: count - self._lost.get(loss, 0) for loss, count in self.capture.losses().items()}
+
+    def _begin(self) -> None:
+        self.table = Table(limit=self._limit)
+        self._lost = dict(self.capture.losses())
+        try:
+            self._existing = find_existing(self.capture, cgroup=self._cgroup)
+        except NetlinkError as e:
+            self._existing = ExistingConnections([])
+            log.warning("older connections unknown", reason=str(e))

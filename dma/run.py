@@ -1,0 +1,162 @@
+"""``dma run``: watches one machine and reports to its manager until it is told to stop."""
+
+import asyncio
+import contextlib
+import signal
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import structlog
+
+from dm.client import ManagerError, connect
+from dma import logs
+from dma.capture.plans import AUTO, OPENERS, open_capture
+from dma.capture.target import Target
+from dma.flow import Capture, CaptureError
+from dma.namespace import NamespaceError, enter_network
+from dma.naming.names import Names
+from dma.notify import notify
+from dma.observation import Observation
+from dma.report import Identity, Report
+from dma.stream import Reporter, first_of
+from dma.urgency import Urgency
+
+OWN_NETNS = Path("/proc/self/ns/net")
+READY_S = 2.0
+"""A manager that does not answer holds nobody's start up for longer."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the command line says."""
+
+    manager: str
+    identity: Identity
+    generation: int
+    plan: str
+    netns: Path | None
+    cgroup: Path | None
+    root: Path
+    reverse_dns: bool
+
+
+@click.command()
+@click.option("--dm", "manager", required=True, metavar="TARGET", help="The manager: unix:/path/to/dm.sock.")
+@click.option("--stack", required=True, help="The stack that this machine belongs to.")
+@click.option("--vcd", required=True, help="This machine's name in the stack.")
+@click.option(
+    "--netns",
+    type=click.Path(path_type=Path),
+    help="Watch this network namespace, such as /proc/PID/ns/net, from inside; else all of this machine.",
+)
+@click.option(
+    "--cgroup",
+    type=click.Path(path_type=Path),
+    help="Watch one cgroup, by its directory below the cgroup2 mount.",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path("/"),
+    show_default=True,
+    help="Where the watched machine's files are, such as /proc/PID/root.",
+)
+@click.option(
+    "--interval-ms",
+    type=click.IntRange(100, 60_000),
+    default=1000,
+    show_default=True,
+    help="How often to report what changed; first sightings and failures are reported at once.",
+)
+@click.option(
+    "--generation",
+    type=click.IntRange(min=0),
+    default=0,
+    help="The machine's generation, if it is known already.",
+)
+@click.option(
+    "--plan", type=click.Choice([AUTO, *OPENERS]), default=AUTO, show_default=True, help="The hooks to use."
+)
+@click.option(
+    "--reverse-dns/--no-reverse-dns", default=True, show_default=True, help="Ask for the names of addresses."
+)
+def run(
+    *,
+    manager: str,
+    stack: str,
+    vcd: str,
+    netns: Path | None,
+    cgroup: Path | None,
+    root: Path,
+    interval_ms: int,
+    generation: int,
+    plan: str,
+    reverse_dns: bool,
+) -> None:
+    """Report this machine's dependencies to a manager, until SIGTERM or SIGINT."""
+    logs.configure()
+    identity = Identity(stack=stack, vcd=vcd, version=version("stackmend"), interval_s=interval_ms / 1000)
+    settings = Settings(
+        manager=manager,
+        identity=identity,
+        generation=generation,
+        plan=plan,
+        netns=netns,
+        cgroup=cgroup,
+        root=root,
+        reverse_dns=reverse_dns,
+    )
+    try:
+        if netns:
+            enter_network(netns)
+        asyncio.run(_watch(settings))
+    except* (CaptureError, ManagerError, NamespaceError) as group:
+        raise click.ClickException(str(first_of(group))) from group
+
+
+async def _watch(settings: Settings) -> None:
+    """Attach first, so that no connection falls between what is captured and what was there before."""
+    await connect(
+        settings.manager
+    ).close()  # an address that cannot work is refused before anything is attached
+    # Its path may name another namespace by now; the one that was entered is this process's own.
+    target = Target(netns=OWN_NETNS if settings.netns else None, cgroup=settings.cgroup)
+    with contextlib.ExitStack() as stack:
+        capture = stack.enter_context(open_capture(target, plan=settings.plan))
+        log.info("attached", plan=capture.plan, loader=capture.loader, **_problems(capture))
+        names = stack.enter_context(Names(settings.root, reverse_dns=settings.reverse_dns))
+        urgency = stack.enter_context(Urgency(capture))
+        observation = Observation(capture, names, cgroup=settings.cgroup)
+        report = Report(settings.identity, observation, generation=settings.generation)
+        await _until_stopped(Reporter(report, urgency, target=settings.manager))
+
+
+async def _until_stopped(reporter: Reporter) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with asyncio.TaskGroup() as group:
+        reporting = group.create_task(reporter.run())
+        announcing = group.create_task(_announce(reporter.greeted))
+        await stopped.wait()
+        notify("STOPPING=1")
+        log.info("stopping")
+        announcing.cancel()
+        reporting.cancel()
+
+
+async def _announce(greeted: asyncio.Event) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(READY_S):
+            await greeted.wait()
+    notify("READY=1")
+    log.info("ready", greeted=greeted.is_set())
+
+
+def _problems(capture: Capture) -> dict[str, str]:
+    return {probe.name: probe.problem for probe in capture.probes if probe.problem}

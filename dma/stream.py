@@ -1,0 +1,172 @@
+"""The stream to the manager: greets, reports and listens, and comes back after every break."""
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
+from typing import NoReturn
+
+import grpc
+import grpc.aio
+import structlog
+
+from dm.client import ManagerError, connect, explain
+from dm.v1 import agent_pb2
+from dm.v1.agent_service_pb2 import ReportRequest, ReportResponse
+from dm.v1.agent_service_pb2_grpc import AgentServiceStub
+from dma.netlink import NetlinkError
+from dma.reconnect import destroy_connections
+from dma.report import Report
+from dma.urgency import Urgency
+
+PEER_TIMEOUT_S = 10.0
+"""A manager that takes longer to answer a greeting, or to take in a message, is left and called anew."""
+FIRST_DELAY_S, LAST_DELAY_S = 0.2, 2.0
+
+log = structlog.get_logger()
+
+Call = grpc.aio.StreamStreamCall[ReportRequest, ReportResponse]
+
+
+class _RedirectedError(Exception):
+    """Another manager owns the stack: its address."""
+
+
+class Reporter:
+    """Keeps a stream open to the manager at ``target``, whatever happens to either of them."""
+
+    def __init__(self, report: Report, urgency: Urgency, *, target: str) -> None:
+        self.greeted = asyncio.Event()
+        """Set when the first Hello has been sent."""
+        self._report = report
+        self._urgency = urgency
+        self._home = target
+
+    async def run(self) -> NoReturn:
+        """Report until cancelled; raises ``CaptureError``, alone or in a group, when the capture fails."""
+        target, complaint, delays = self._home, "", self._delays()
+        while True:
+            stream = _Stream(self._report, self._urgency, target=target, greeted=self.greeted)
+            try:
+                await stream.run()
+            except* _RedirectedError as group:
+                target = str(first_of(group))
+                log.info("redirected", target=target)
+            except* ManagerError as group:
+                if stream.welcomed or str(first_of(group)) != complaint:
+                    complaint = str(first_of(group))
+                    log.warning("manager lost", target=target, reason=complaint)
+                target = self._home
+            if stream.welcomed:
+                delays = self._delays()
+            await asyncio.sleep(next(delays))
+
+    def _delays(self) -> Iterator[float]:
+        """Growing, but never longer than an interval, within which a manager that returns is to know everything."""
+        delay_s = FIRST_DELAY_S
+        while True:
+            delay_s = min(delay_s, LAST_DELAY_S, self._report.identity.interval_s)
+            yield delay_s * random.uniform(0.5, 1.0)
+            delay_s *= 2
+
+
+class _Stream:
+    """One call of the manager."""
+
+    def __init__(self, report: Report, urgency: Urgency, *, target: str, greeted: asyncio.Event) -> None:
+        self.welcomed = False
+        self._report = report
+        self._urgency = urgency
+        self._target = target
+        self._greeted = greeted
+        self._greeting_due = True
+
+    async def run(self) -> NoReturn:
+        """Speak and listen until either fails with :class:`ManagerError` or ``_RedirectedError``."""
+        async with connect(self._target) as channel:
+            call = AgentServiceStub(channel).Report()
+            try:
+                await self._greet(call)
+                async with asyncio.timeout(PEER_TIMEOUT_S):
+                    self._take(await self._read(call))
+                log.info("connected", target=self._target, generation=self._report.generation)
+                self.welcomed = True
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._listen(call))
+                    group.create_task(self._speak(call))
+            except TimeoutError as e:
+                raise ManagerError(f"the manager at {self._target} does not answer: see its log") from e
+            finally:
+                call.cancel()
+        raise AssertionError("tasks that never return ended without an error")
+
+    async def _greet(self, call: Call) -> None:
+        self._greeting_due = False
+        await self._write(call, [self._report.hello()])
+        self._greeted.set()
+
+    async def _listen(self, call: Call) -> NoReturn:
+        while True:
+            self._take(await self._read(call))
+
+    async def _speak(self, call: Call) -> NoReturn:
+        """The whole table at once, then what is urgent soon and the rest each interval."""
+        loop, interval_s = asyncio.get_running_loop(), self._report.identity.interval_s
+        tick_s, urgent = loop.time() + interval_s, True
+        while True:
+            if self._greeting_due:
+                await self._greet(call)
+            await self._write(call, self._report.urgent() if urgent else self._report.regular())
+            if not urgent:
+                tick_s = max(tick_s + interval_s, loop.time())
+            urgent = await self._urgency.wait(tick_s)
+
+    def _take(self, response: ReportResponse) -> None:
+        match response.WhichOneof("item"):
+            case "welcome":
+                if self._report.renew(response.welcome.generation):
+                    log.info("generation changed", generation=self._report.generation)
+                    self._greeting_due = True
+                    self._urgency.alert()
+            case "reconnect":
+                _reconnect(response.reconnect)
+            case "redirect":
+                raise _RedirectedError(response.redirect.target)
+            case _:  # an acknowledgement: after a break everything is sent again anyway
+                pass
+
+    async def _read(self, call: Call) -> ReportResponse:
+        try:
+            response = await call.read()
+        except grpc.aio.AioRpcError as e:
+            raise explain(e, target=self._target) from e
+        if not isinstance(response, ReportResponse):
+            raise ManagerError(f"the manager at {self._target} ended the stream: see its log")
+        return response
+
+    async def _write(self, call: Call, requests: Sequence[ReportRequest]) -> None:
+        try:
+            for request in requests:
+                async with asyncio.timeout(PEER_TIMEOUT_S):
+                    await call.write(request)
+        except TimeoutError as e:
+            raise ManagerError(f"the manager at {self._target} takes nothing in: see its log") from e
+        except asyncio.InvalidStateError as e:
+            raise ManagerError(f"the manager at {self._target} ended the stream: see its log") from e
+        except grpc.aio.AioRpcError as e:
+            raise explain(e, target=self._target) from e
+
+
+def _reconnect(request: agent_pb2.Reconnect) -> None:
+    try:
+        count = destroy_connections({ip_address(packed) for packed in request.addresses})
+    except (NetlinkError, ValueError) as e:
+        log.warning("connections not destroyed", reason=str(e))
+    else:
+        log.info("connections destroyed", count=count)
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error in a group, however deep: the others are those of tasks that it took down."""
+    first = group.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
