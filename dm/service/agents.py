@@ -42,9 +42,12 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             try:
                 while (response := await queue.get()) is not None:
                     yield response
+                if reading.done():
+                    reading.result()
             finally:
                 reading.cancel()
         except wire.WireError as error:
+            log.warning("agent refused", vcd=vcd.name, reason=str(error))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             self._manager.agent_went(guarded, vcd, queue)
@@ -87,8 +90,6 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
                 if guarded.agents.get(vcd.name) is not queue:
                     break
                 self._take(guarded, vcd, request, queue)
-        except wire.WireError as error:
-            log.warning("agent refused", vcd=vcd.name, reason=str(error))
         finally:
             offer(queue, None)
 

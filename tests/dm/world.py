@@ -1,5 +1,6 @@
 """A small stack in virtual time: programs that connect, pool, retry and call, and agents that report what they see."""
 
+import math
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
@@ -60,20 +61,22 @@ class Counters:
 
 @dataclass
 class World:
-    """Programs listed in ``needs`` and the machines they run on; ``starts_s`` is when a program begins after its launch."""
+    """Programs listed in ``needs`` and their machines; ``starts_s`` is when a program begins after its launch."""
 
     needs: list[Need]
     externals: dict[str, Address] = field(default_factory=dict)
     starts_s: dict[str, float] = field(default_factory=dict)
     network: str = "198.18.0."
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
     fingerprint: str = "f1"
     now_s: float = 1000.0
 
     def __post_init__(self) -> None:
         names = sorted({need.source for need in self.needs} | {need.target for need in self.needs})
         vcds = [name for name in names if name not in self.externals]
-        self.addresses: dict[str, Address] = {n: IPv4Address(f"{self.network}{i}") for i, n in enumerate(vcds, 1)}
+        self.addresses: dict[str, Address] = {
+            n: IPv4Address(f"{self.network}{i}") for i, n in enumerate(vcds, 1)
+        }
         self.owner = {address: name for name, address in (self.addresses | self.externals).items()}
         self.launch_s = self.now_s
         self.begins_s = {name: self.launch_s + self.starts_s.get(name, 0.5) for name in vcds}
@@ -89,7 +92,12 @@ class World:
     def new_manager(self) -> Stack:
         """A manager that knows nothing yet; every agent says hello to it."""
         spec = Spec(
-            "world", self.fingerprint, {n: (a,) for n, a in self.addresses.items()}, self.policy, "l1", self.launch_s
+            "world",
+            self.fingerprint,
+            {n: (a,) for n, a in self.addresses.items()},
+            self.policy,
+            "l1",
+            self.launch_s,
         )
         self.stack = Stack(spec, generations={}, now_s=self.now_s)
         for name in self.addresses:
@@ -121,9 +129,9 @@ class World:
 
     def listens(self, name: str) -> bool:
         """Whether the program answers."""
-        return name in self.externals and name not in self.broken or (
-            name in self.begins_s and self.now_s >= self.begins_s[name] and name not in self.broken
-        )  # fmt: skip
+        if name in self.broken:
+            return False
+        return name in self.externals or self.now_s >= self.begins_s.get(name, math.inf)
 
     def run(self, seconds: float) -> Judgement:
         """Let time pass; returns the last judgement."""
@@ -198,7 +206,9 @@ class World:
 
     def _close(self, need: Need) -> None:
         assert need.connected_to is not None
-        counters = self.counters[FlowKey(need.source, need.transport, need.connected_to, need.port, "program")]
+        counters = self.counters[
+            FlowKey(need.source, need.transport, need.connected_to, need.port, "program")
+        ]
         counters.open -= 1
         counters.dirty = True
         need.connected_to = None
@@ -219,7 +229,10 @@ class World:
 
     def _report(self, name: str, *, whole: bool = False) -> None:
         due = [(k, c) for k, c in self.counters.items() if k.source == name and (whole or c.dirty)]
-        claims = {address: (NameClaim(n, "NAME_SOURCE_HOSTS_FILE", 90, False),) for n, address in self.externals.items()}
+        claims = {
+            address: (NameClaim(n, "NAME_SOURCE_HOSTS_FILE", 90, False),)
+            for n, address in self.externals.items()
+        }
         flows = [(key, counters.flow(claims.get(key.address, ()))) for key, counters in due]
         for _, counters in due:
             counters.dirty = False

@@ -1,0 +1,109 @@
+"""Golden images."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dm.edge import Transport
+from dm.golden import GoldenEdge, GoldenError, GoldenImage, Kind, decode, diff, encode, merge
+
+EDGES = st.builds(
+    GoldenEdge,
+    source=st.sampled_from("abc"),
+    target=st.sampled_from("xyz"),
+    transport=st.sampled_from(Transport),
+    port=st.integers(1, 5),
+    external=st.booleans(),
+    kind=st.sampled_from(Kind),
+    runs=st.just(1),
+    established_ms=st.tuples(st.integers(0, 60_000)),
+    refresh_ms=st.none() | st.integers(0, 60_000),
+)
+IMAGES = st.lists(EDGES, unique_by=lambda edge: edge.key, max_size=8).map(
+    lambda edges: GoldenImage(
+        stack="s",
+        fingerprint="f",
+        runs=1,
+        smoke=True,
+        vcds=("a", "b"),
+        edges=tuple(sorted(edges, key=lambda e: e.key)),
+    )
+)
+
+
+@given(IMAGES)
+def test_a_document_reads_back_as_it_was(image: GoldenImage) -> None:
+    """Export and import lose nothing, and the identifier stays."""
+    assert decode(encode(image)) == image
+    assert decode(encode(image)).id == image.id
+
+
+@given(IMAGES, IMAGES)
+def test_merging_is_commutative(one: GoldenImage, two: GoldenImage) -> None:
+    """The order of two launches does not matter."""
+    assert merge([one, two]) == merge([two, one])
+
+
+@given(IMAGES, IMAGES, IMAGES)
+def test_merging_is_associative(one: GoldenImage, two: GoldenImage, three: GoldenImage) -> None:
+    """The grouping of launches does not matter."""
+    assert merge([merge([one, two]), three]) == merge([one, merge([two, three])])
+
+
+@given(IMAGES)
+def test_an_image_differs_from_itself_by_nothing(image: GoldenImage) -> None:
+    """diff is empty for equal images."""
+    edges = {edge.key: edge for edge in image.edges}
+    assert diff(edges, edges) == []
+
+
+def an_image(**changes: object) -> GoldenImage:
+    """A small image."""
+    edge = GoldenEdge(
+        source="api",
+        target="db",
+        transport=Transport.TCP,
+        port=5432,
+        kind=Kind.HELD,
+        runs=1,
+        established_ms=(4000,),
+    )
+    image = GoldenImage(stack="s", fingerprint="f", runs=1, smoke=True, vcds=("api", "db"), edges=(edge,))
+    return msgspec.structs.replace(image, **changes)
+
+
+def test_a_deadline_shrinks_with_the_launches_seen() -> None:
+    """One launch doubles the latest time, four add a quarter; the slack comes on top."""
+    (edge,) = an_image().edges
+    four = msgspec.structs.replace(edge, runs=4, established_ms=(1000, 2000, 3000, 4000))
+    assert edge.deadline_s(5.0) == pytest.approx(13.0)
+    assert four.deadline_s(5.0) == pytest.approx(10.0)
+
+
+def test_images_of_different_manifests_do_not_merge() -> None:
+    """A changed manifest needs a new image."""
+    with pytest.raises(GoldenError, match="different stacks or manifests"):
+        merge([an_image(), an_image(fingerprint="g")])
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ("{", "not a golden image: Input data was truncated"),
+        ("[]", "not a golden image: Expected `object`, got `array`"),
+        (
+            encode(an_image()).replace('"port": 5432', '"port": "x"'),
+            r"Expected `int`, got `str` - at `\$.edges\[0\].port`",
+        ),
+        (encode(an_image()).replace('"format": 1', '"format": 9'), "format 9 is not known here"),
+        (encode(an_image(runs=0)), "`runs` must be 1 or more"),
+        (encode(an_image(edges=an_image().edges * 2)), "stands in it twice"),
+        (encode(an_image()).replace('"kind": "held"', '"kind": "hold"'), "Invalid enum value 'hold'"),
+    ],
+)
+def test_a_wrong_document_is_refused_with_the_place(document: str, says: str) -> None:
+    """Whatever is wrong with a document is said in one line."""
+    with pytest.raises(GoldenError, match=says) as caught:
+        decode(document)
+    assert "\n" not in str(caught.value)

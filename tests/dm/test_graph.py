@@ -1,0 +1,152 @@
+"""The live graph."""
+
+from ipaddress import IPv4Address
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dm.edge import EdgeKey, Failure, Flow, FlowKey, LiveEdge, NameClaim, Transport
+from dm.graph import LiveGraph
+
+
+def flow(
+    *, attempts: int = 1, established: int = 1, refused: int = 0, open_: int = 0, at_s: float = 1.0
+) -> Flow:
+    """A flow with the counters that matter here."""
+    return Flow(
+        names=(),
+        attempts=attempts,
+        established=established,
+        open=open_,
+        pending=0,
+        failures={Failure.REFUSED: refused} if refused else {},
+        first_seen_s=0.5,
+        last_attempt_s=at_s,
+        last_established_s=at_s if established else None,
+        last_failure_s=at_s if refused else None,
+        oldest_pending_s=None,
+    )
+
+
+def key(source: str, address: str, *, port: int = 80, command: str = "c") -> FlowKey:
+    """A TCP flow."""
+    return FlowKey(source, Transport.TCP, IPv4Address(address), port, command)
+
+
+def graph() -> LiveGraph:
+    """An empty graph."""
+    return LiveGraph(changed=lambda _: None)
+
+
+def test_an_address_inside_the_stack_is_its_machine() -> None:
+    """A flow to a known address is an edge to the VCD that has it."""
+    live = graph()
+    live.own("db", [IPv4Address("198.18.0.2")])
+    live.put(key("api", "198.18.0.2"), flow())
+    assert [edge.key for edge in live] == [EdgeKey("api", "db", Transport.TCP, 80)]
+
+
+def test_an_address_that_changes_its_owner_moves_the_edge() -> None:
+    """When an address is known only later, or moves, the flow's counters move with it."""
+    live = graph()
+    live.put(key("api", "198.18.0.2"), flow(attempts=3))
+    live.own("db", [IPv4Address("198.18.0.2")])
+    edge = live.get(EdgeKey("api", "db", Transport.TCP, 80))
+    assert edge is not None
+    assert edge.attempts == 3
+    unnamed = live.get(EdgeKey("api", "198.18.0.2", Transport.TCP, 80))
+    assert unnamed is not None
+    assert not unnamed.flows
+
+
+def test_a_host_name_names_the_node_and_a_hint_does_not() -> None:
+    """An external node is called by its name; a service's or a program's name is no host's."""
+    live = graph()
+    hint = NameClaim("http", "NAME_SOURCE_WELL_KNOWN_PORT", 20, hint=True)
+    name = NameClaim("pay.example", "NAME_SOURCE_HOSTS_FILE", 90, hint=False)
+    live.put(key("api", "198.18.9.1"), flow()._replace(names=(hint, name)))
+    live.put(key("api", "198.18.9.2"), flow()._replace(names=(hint,)))
+    assert {edge.key.target for edge in live} == {"pay.example", "198.18.9.2"}
+
+
+def test_a_machine_does_not_depend_on_itself() -> None:
+    """A flow to one's own address is no edge."""
+    live = graph()
+    live.own("api", [IPv4Address("198.18.0.1")])
+    live.put(key("api", "198.18.0.1"), flow())
+    assert len(live) == 0
+
+
+def test_what_a_new_table_lacks_is_gone() -> None:
+    """After an agent's whole table only its flows count; what they proved is remembered."""
+    live = graph()
+    old, new = key("api", "198.18.0.2"), key("api", "198.18.0.3")
+    live.put(old, flow(open_=1))
+    live.put(new, flow())
+    live.keep_only("api", {new})
+    edge = live.get(EdgeKey("api", "198.18.0.2", Transport.TCP, 80))
+    assert edge is not None
+    assert (edge.open, edge.seen_ok) == (0, True)
+
+
+def test_a_success_ends_a_failure() -> None:
+    """An edge fails from its first failure after a success until the next success."""
+    edge = LiveEdge(EdgeKey("a", "b", Transport.TCP, 80))
+    one = key("a", "198.18.0.2")
+    edge.put(one, flow(at_s=1.0))
+    edge.put(one, flow(attempts=2, refused=1, at_s=2.0)._replace(last_established_s=1.0))
+    assert edge.failing(3.0, patience_s=1.0)
+    assert edge.failing_since_s == 2.0
+    edge.put(one, flow(attempts=3, established=2, refused=1, at_s=4.0)._replace(last_failure_s=2.0))
+    assert not edge.failing(5.0, patience_s=1.0)
+
+
+def test_an_attempt_that_waits_too_long_fails() -> None:
+    """A SYN without an answer is a failure long before the kernel gives up."""
+    edge = LiveEdge(EdgeKey("a", "b", Transport.TCP, 80))
+    edge.put(key("a", "198.18.0.2"), flow(established=0)._replace(pending=1, oldest_pending_s=1.0))
+    assert not edge.failing(1.9, patience_s=1.0)
+    assert edge.failing(2.0, patience_s=1.0)
+
+
+@st.composite
+def reports(draw: st.DrawFn) -> list[tuple[FlowKey, Flow]]:
+    """Final counters of several flows."""
+    keys = draw(
+        st.lists(
+            st.builds(
+                key, st.sampled_from("abc"), st.sampled_from(["198.18.0.8", "198.18.0.9"]), command=st.text()
+            ),
+            unique=True,
+            max_size=8,
+        )
+    )
+    counts = st.builds(flow, attempts=st.integers(1, 9), open_=st.integers(0, 3))
+    return [(one, draw(counts)) for one in keys]
+
+
+def totals(live: LiveGraph) -> dict[EdgeKey, tuple[int, int]]:
+    """What the edges add up to."""
+    return {edge.key: (edge.attempts, edge.open) for edge in live}
+
+
+@given(reports(), st.randoms())
+def test_order_and_repetition_change_nothing(final: list[tuple[FlowKey, Flow]], random: "st.randoms") -> None:  # type: ignore[valid-type]
+    """Cumulative reports may come twice and in any order of flows."""
+    straight, mixed = graph(), graph()
+    for one, counters in final:
+        straight.put(one, counters)
+    twice = final * 2
+    random.shuffle(twice)  # type: ignore[attr-defined]
+    for one, counters in twice:
+        mixed.put(one, counters)
+    assert totals(straight) == totals(mixed)
+
+
+@given(reports())
+def test_topology_and_table_agree(final: list[tuple[FlowKey, Flow]]) -> None:
+    """networkx holds exactly the edges of the table."""
+    live = graph()
+    for one, counters in final:
+        live.put(one, counters)
+    assert {edge.key for edge in live} == {data for _, _, data in live.topology.edges(keys=True)}

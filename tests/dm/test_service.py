@@ -1,0 +1,365 @@
+"""The manager over its real wire: gRPC on a unix socket, agents and deployers as small clients."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from dm.client import connect
+from dm.manager import Manager
+from dm.service.server import ServeError, serving
+from dm.store.sqlite import Store
+from dm.v1 import (
+    agent_pb2,
+    agent_service_pb2_grpc,
+    flow_pb2,
+    golden_service_pb2_grpc,
+    rollback_service_pb2_grpc,
+    stack_pb2,
+    stack_service_pb2_grpc,
+)
+from dm.v1 import agent_service_pb2 as agent_service
+from dm.v1 import golden_service_pb2 as golden
+from dm.v1 import rollback_service_pb2 as rollback
+from dm.v1 import stack_service_pb2 as stacks
+
+DEADLINE_S = 10.0
+DB = ip_address("198.18.0.2").packed
+
+
+class Peer:
+    """Everything a test needs to speak to one manager."""
+
+    def __init__(self, channel: grpc.aio.Channel, manager: Manager) -> None:
+        self.manager = manager
+        self.stacks = stack_service_pb2_grpc.StackServiceStub(channel)
+        self.golden = golden_service_pb2_grpc.GoldenServiceStub(channel)
+        self.rollbacks = rollback_service_pb2_grpc.RollbackServiceStub(channel)
+        self.agents = agent_service_pb2_grpc.AgentServiceStub(channel)
+
+    async def apply(self, *, mode: "stack_pb2.RollbackMode.ValueType" = stack_pb2.ROLLBACK_MODE_AUTO) -> None:
+        """Declare a stack of two."""
+        vcds = [
+            stack_pb2.VcdSpec(name=name, addresses=[ip_address(f"198.18.0.{number}").packed])
+            for number, name in enumerate(("web", "db"), 1)
+        ]
+        spec = stack_pb2.StackSpec(
+            name="pair",
+            fingerprint="f",
+            vcds=vcds,
+            launch="l",
+            judge=stack_pb2.JudgePolicy(
+                stack_threshold=0.2, vcd_threshold=0.2, confirm_ms=500, launch_slack_ms=1000
+            ),
+            rollback=stack_pb2.RollbackPolicy(
+                mode=mode, attempts_per_vcd=2, attempts_per_stack=2, at_once=1, cooldown_ms=1000
+            ),
+        )
+        await self.stacks.ApplyStack(stacks.ApplyStackRequest(stack=spec), timeout=DEADLINE_S)
+
+    @asynccontextmanager
+    async def agent(self, vcd: str, *, generation: int = 0) -> AsyncIterator["Agent"]:
+        """An agent that has said hello and was welcomed."""
+        call = self.agents.Report()
+        agent = Agent(call, vcd, generation)
+        await agent.hello()
+        try:
+            yield agent
+        finally:
+            call.cancel()
+
+    async def status(self) -> stack_pb2.Status:
+        """The stack's status now."""
+        reply = await self.stacks.GetStatus(stacks.GetStatusRequest(stack="pair"), timeout=DEADLINE_S)
+        return reply.status
+
+    async def until(self, met: Callable[[stack_pb2.Status], bool]) -> stack_pb2.Status:
+        """Watch the status until a condition is met."""
+        async with asyncio.timeout(DEADLINE_S):
+            async for response in self.stacks.WatchStatus(stacks.WatchStatusRequest(stack="pair")):
+                if met(response.status):
+                    return response.status
+        raise AssertionError("the watch ended")
+
+
+class Agent:
+    """One agent's side of the stream."""
+
+    def __init__(
+        self,
+        call: "grpc.aio.StreamStreamCall[agent_service.ReportRequest, agent_service.ReportResponse]",
+        vcd: str,
+        generation: int,
+    ) -> None:
+        self.call = call
+        self.vcd = vcd
+        self.generation = generation
+        self.revision = 0
+
+    async def hello(self) -> None:
+        """Say hello and take the generation from the welcome."""
+        hello = agent_pb2.Hello(stack="pair", vcd=self.vcd, session="s", generation=self.generation)
+        await self.call.write(agent_service.ReportRequest(hello=hello))
+        response = await self.read()
+        assert response.WhichOneof("item") == "welcome"
+        self.generation = response.welcome.generation
+
+    async def read(self) -> agent_service.ReportResponse:
+        """The manager's next word."""
+        async with asyncio.timeout(DEADLINE_S):
+            response = await self.call.read()
+        assert isinstance(response, agent_service.ReportResponse)
+        return response
+
+    async def report(self, *edges: flow_pb2.Edge) -> None:
+        """Send a whole table and wait until it is acknowledged."""
+        self.revision += 1
+        message = agent_pb2.Edges(
+            generation=self.generation, revision=self.revision, complete=True, edges=edges
+        )
+        await self.call.write(agent_service.ReportRequest(edges=message))
+        while (response := await self.read()).WhichOneof("item") != "acknowledgement":
+            pass
+        assert response.acknowledgement.revision == self.revision
+
+
+def good() -> flow_pb2.Edge:
+    """web holds a connection to db."""
+    return flow_pb2.Edge(
+        transport=flow_pb2.TRANSPORT_TCP,
+        address=DB,
+        port=5432,
+        attempts=1,
+        established=1,
+        open=1,
+        last_established_age_ms=0,
+    )
+
+
+def refused(times: int) -> flow_pb2.Edge:
+    """web is refused by db."""
+    edge = good()
+    edge.open, edge.attempts = 0, 1 + times
+    edge.failures.add(kind=flow_pb2.FAILURE_KIND_REFUSED, count=times)
+    edge.last_established_age_ms = 60_000
+    edge.last_failure_age_ms = 0
+    return edge
+
+
+@asynccontextmanager
+async def manager(folder: Path) -> AsyncIterator[Peer]:
+    """A real manager on a unix socket, and a client of it."""
+    with Store(folder / "dm.sqlite") as store:
+        async with serving(f"unix:{folder}/dm.sock", store) as served:
+            judging = asyncio.create_task(served.run())
+            async with connect(f"unix:{folder}/dm.sock") as channel:
+                yield Peer(channel, served)
+            judging.cancel()
+
+
+def run(folder: Path, test: Callable[[Peer], Awaitable[None]]) -> None:
+    """Run a test against a fresh manager."""
+
+    async def whole() -> None:
+        async with manager(folder) as peer:
+            await test(peer)
+
+    asyncio.run(whole())
+
+
+def test_the_loop_closes_over_the_wire(tmp_path: Path) -> None:
+    """Learn, break, decide, command, take back, reconnect, verify: all by messages."""
+
+    async def story(peer: Peer) -> None:
+        await peer.apply()
+        async with peer.agent("web") as web, peer.agent("db") as db:
+            await db.report()
+            await web.report(good())
+            captured = await peer.golden.CaptureGolden(
+                golden.CaptureGoldenRequest(stack="pair"), timeout=DEADLINE_S
+            )
+            await peer.until(lambda status: status.verdict == stack_pb2.VERDICT_OK)
+            deployer = peer.rollbacks.Attend()
+            await deployer.write(rollback.AttendRequest(attach=rollback.Attach(stack="pair", session="d")))
+            await web.report(refused(3))
+            status = await peer.until(lambda status: status.verdict == stack_pb2.VERDICT_FAILED)
+            assert status.suspects[0].name == "db"
+            command = await next_command(deployer)
+            assert list(command.save_evidence.vcds) == ["db"]
+            await answer(deployer, command, evidence="/somewhere")
+            command = await next_command(deployer)
+            assert command.revert.golden == captured.golden.id
+            assert dict(command.revert.generations) == {"db": 2}
+            for incarnation in ("one", "two"):
+                report = rollback.InstanceReport(
+                    vcd="db", power=stack_pb2.POWER_RUNNING, incarnation=incarnation
+                )
+                await deployer.write(rollback.AttendRequest(instance=report))
+            await answer(deployer, command, snapshot="tag")
+            response = await web.read()
+            assert list(response.reconnect.addresses) == [DB]
+            async with peer.agent("db", generation=2) as reverted:
+                await reverted.report()
+                await web.report(good())
+                await peer.until(lambda status: status.verdict == stack_pb2.VERDICT_OK)
+                listed = await peer.rollbacks.ListRollbacks(
+                    rollback.ListRollbacksRequest(), timeout=DEADLINE_S
+                )
+                assert [one.outcome for one in listed.rollbacks] == [rollback.ROLLBACK_OUTCOME_RECOVERED]
+            deployer.cancel()
+
+    run(tmp_path, story)
+
+
+def test_an_agent_of_an_older_generation_is_not_heard(tmp_path: Path) -> None:
+    """An agent brought back by a memory snapshot is told its generation; until it takes it on nothing counts."""
+
+    async def story(peer: Peer) -> None:
+        await peer.apply()
+        vcd = peer.manager.stack("pair").stack.vcds["web"]
+        vcd.generation = 7
+        async with peer.agent("web", generation=3) as old:
+            assert old.generation == 7
+            old.generation = 3
+            message = agent_pb2.Edges(generation=3, revision=1, complete=True, edges=[good()])
+            await old.call.write(agent_service.ReportRequest(edges=message))
+            graph = await peer.stacks.GetGraph(stacks.GetGraphRequest(stack="pair"), timeout=DEADLINE_S)
+            assert list(graph.edges) == []
+            old.generation = 7
+            await old.hello()
+            await old.report(good())
+            graph = await peer.stacks.GetGraph(stacks.GetGraphRequest(stack="pair"), timeout=DEADLINE_S)
+            assert len(graph.edges) == 1
+
+    run(tmp_path, story)
+
+
+def test_a_newer_stream_of_the_same_agent_wins(tmp_path: Path) -> None:
+    """When an agent comes back before its old stream was found dead, the old one is ended."""
+
+    async def story(peer: Peer) -> None:
+        await peer.apply()
+        async with peer.agent("web") as old, peer.agent("web") as new:
+            async with asyncio.timeout(DEADLINE_S):
+                assert await old.call.read() is grpc.aio.EOF
+            await new.report(good())
+            assert peer.manager.stack("pair").stack.vcds["web"].connected
+
+    run(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("edge", "says"),
+    [
+        (flow_pb2.Edge(address=DB, port=1), "no transport or no port"),
+        (flow_pb2.Edge(transport=flow_pb2.TRANSPORT_TCP, address=DB), "no transport or no port"),
+        (flow_pb2.Edge(transport=flow_pb2.TRANSPORT_TCP, address=b"xyz", port=1), "3 bytes"),
+    ],
+)
+def test_a_wrong_edge_ends_its_own_stream_with_the_reason(
+    tmp_path: Path, edge: flow_pb2.Edge, says: str
+) -> None:
+    """A hostile or broken agent hurts nobody but itself."""
+
+    async def story(peer: Peer) -> None:
+        await peer.apply()
+        async with peer.agent("db") as db, peer.agent("web") as web:
+            message = agent_pb2.Edges(generation=1, revision=1, edges=[edge])
+            await web.call.write(agent_service.ReportRequest(edges=message))
+            with pytest.raises(grpc.aio.AioRpcError, match=says):
+                await web.read()
+            await db.report()
+
+    run(tmp_path, story)
+
+
+def test_refusals_carry_the_cores_words(tmp_path: Path) -> None:
+    """A call that cannot be done ends with a status and one line, never with a stack trace."""
+
+    async def story(peer: Peer) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as unknown:
+            await peer.status()
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+        assert "no stack 'pair' is deployed here" in (unknown.value.details() or "")
+        with pytest.raises(grpc.aio.AioRpcError) as broken:
+            await peer.golden.ImportGolden(golden.ImportGoldenRequest(document="{"), timeout=DEADLINE_S)
+        assert broken.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        await peer.apply()
+        with pytest.raises(grpc.aio.AioRpcError) as blind:
+            await peer.golden.CaptureGolden(golden.CaptureGoldenRequest(stack="pair"), timeout=DEADLINE_S)
+        assert "silent" in (blind.value.details() or "")
+
+    run(tmp_path, story)
+
+
+def test_events_are_kept_and_followed(tmp_path: Path) -> None:
+    """A watcher gets past events first and then each new one."""
+
+    async def story(peer: Peer) -> None:
+        await peer.apply()
+        watch = peer.stacks.WatchEvents(stacks.WatchEventsRequest(past=10, follow=True))
+        async with asyncio.timeout(DEADLINE_S):
+            first = await watch.read()
+            assert isinstance(first, stacks.WatchEventsResponse)
+            assert first.event.kind == "verdict"
+            async with peer.agent("web"):
+                second = await watch.read()
+        assert isinstance(second, stacks.WatchEventsResponse)
+        assert (second.event.kind, second.event.vcd) == ("agent", "web")
+        watch.cancel()
+
+    run(tmp_path, story)
+
+
+def test_a_second_manager_at_the_same_socket_is_refused(tmp_path: Path) -> None:
+    """A socket that answers is never taken over; one that is dead is."""
+
+    async def story(_: Peer) -> None:
+        with Store(tmp_path / "other.sqlite") as store, pytest.raises(ServeError, match="listens at"):
+            async with serving(f"unix:{tmp_path}/dm.sock", store):
+                pass
+
+    run(tmp_path, story)
+    (tmp_path / "dm.sock").unlink(missing_ok=True)
+
+
+def test_only_local_addresses_are_served(tmp_path: Path) -> None:
+    """What would travel unencrypted stays on this machine."""
+
+    async def story() -> None:
+        with Store(tmp_path / "dm.sqlite") as store, pytest.raises(ServeError, match="other machines"):
+            async with serving("0.0.0.0:7443", store):
+                pass
+
+    asyncio.run(story())
+
+
+async def next_command(
+    call: "grpc.aio.StreamStreamCall[rollback.AttendRequest, rollback.AttendResponse]",
+) -> rollback.Command:
+    """The next command, past the news."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            response = await call.read()
+            assert isinstance(response, rollback.AttendResponse)
+            if response.WhichOneof("item") == "command":
+                return response.command
+
+
+async def answer(
+    call: "grpc.aio.StreamStreamCall[rollback.AttendRequest, rollback.AttendResponse]",
+    command: rollback.Command,
+    *,
+    evidence: str = "",
+    snapshot: str = "",
+) -> None:
+    """Say that a command was carried out."""
+    result = rollback.CommandResult(
+        operation=command.operation, token=command.token, evidence=evidence, snapshot=snapshot
+    )
+    await call.write(rollback.AttendRequest(result=result))
