@@ -1,6 +1,7 @@
 """Two private network namespaces with a cable between them, and a process that calls from the one into the other."""
 
 import os
+import platform
 import select
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import Self, TypeVar
 
 from dma.flow import Capture, Flow, Transport
 
+SOURCES = Path(__file__).parents[3] / "bpf"
 DEADLINE_S = 5.0
 CLONE_NEWNET = 0x40000000
 
@@ -89,6 +91,20 @@ class Cable:
         rule = f"tcp dport {port} {verdict}"
         chain = "type filter hook input priority 0"
         self.in_server("nft", f"table inet lab {{ chain input {{ {chain}; {rule}; }}; }}")
+
+
+def compiled_without(directory: Path, *tracepoints: str) -> Path:
+    """The BPF object as it would meet a kernel without some tracepoints: it asks for ones that do not exist."""
+    source = (SOURCES / "flows.bpf.c").read_text()
+    for name in tracepoints:
+        source = source.replace(f'SEC("tp_btf/{name}")', f'SEC("tp_btf/absent_{name}")')
+    (directory / "flows.bpf.c").write_text(source)
+    target = directory / "flows.bpf.o"
+    includes = (f"-I{SOURCES}", f"-I/usr/include/{platform.machine()}-linux-gnu")
+    run(
+        "clang", "-g", "-O2", "-target", "bpf", *includes, "-c", f"{directory}/flows.bpf.c", "-o", str(target)
+    )
+    return target
 
 
 def within(netns: str, action: Callable[[], T]) -> T:

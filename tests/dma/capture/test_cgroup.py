@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from dma.capture.cgroup import CGROUP_HOOKS
 from dma.capture.plans import open_capture
 from dma.capture.settings import Settings
 from dma.capture.target import Target
-from dma.flow import Capture, Failure, Flow, Loss, Transport
+from dma.flow import Capture, CaptureError, Failure, Flow, Loss, Transport
 from tests.dma.capture.lab import (
     CLIENT_V4,
     MAPPED,
@@ -22,6 +23,7 @@ from tests.dma.capture.lab import (
     SERVER_V6,
     Cable,
     Caller,
+    compiled_without,
     flow,
     settled,
     within,
@@ -379,3 +381,63 @@ def test_two_captures_side_by_side(network: Cable, caller: Caller, capture: Capt
         assert [f.attempts for f in other.flows()] == [f.attempts for f in capture.flows()] == [1]
     caller(f"call(v4, '{SERVER_V4}', 7325)")
     assert [f.attempts for f in capture.flows()] == [2]
+
+
+def test_older_kernel(
+    network: Cable, caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the optional tracepoints the plan says which are missing, and counts a UDP connect() as one attempt."""
+    optional = ("tcp_destroy_sock", "sock_send_length", "inet_sk_error_report")
+    monkeypatch.setattr("dma.capture.cgroup.OBJECT", compiled_without(tmp_path, *optional))
+    with open_capture(Target(netns=network.client_netns), plan="cgroup") as capture:
+        assert {probe.name for probe in capture.probes if probe.problem} == set(optional)
+        caller(f"call(v4, '{SERVER_V4}', 7326)")
+        for key, family, host in (("a", "v4", SERVER_V4), ("b", "v6", SERVER_V6), ("c", "v6", MAPPED)):
+            caller(f"x.update({key}=new({family}, udp)) or x['{key}'].connect(('{host}', 7327))")
+            caller(f"[x['{key}'].send(b'x') for _ in range(3) if not x['{key}'].getsockopt(1, 4)]")
+        refused = flow(capture, SERVER_V4, 7326)
+        datagrams = [flow(capture, host, 7327, Transport.UDP) for host in (SERVER_V4, SERVER_V6)]
+    assert refused
+    assert (refused.attempts, refused.failures) == (1, {Failure.REFUSED: 1})
+    assert [f and f.attempts for f in datagrams] == [2, 1]
+
+
+def test_no_outcomes_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the tracepoint that tells outcomes there is no cgroup plan."""
+    monkeypatch.setattr("dma.capture.cgroup.OBJECT", compiled_without(tmp_path, "inet_sock_set_state"))
+    with pytest.raises(CaptureError, match="inet_sock_set_state"):
+        open_capture(Target(), plan="cgroup")
+
+
+def test_without_cgroup_hooks(network: Cable, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no cgroup2 file system is mounted, TCP is counted all the same, and the missing hooks are named."""
+    monkeypatch.setattr("dma.capture.cgroup.cgroup2_root", lambda: None)
+    with (
+        open_capture(Target(netns=network.client_netns), plan="cgroup") as capture,
+        network.server_socket(socket.SOCK_STREAM, 7328),
+    ):
+        assert {probe.name for probe in capture.probes if probe.problem} == set(CGROUP_HOOKS)
+        for family, host in (("v4", SERVER_V4), ("v6", SERVER_V6), ("v6", MAPPED)):
+            caller(f"call({family}, '{host}', 7328)")
+        counted = {str(f.destination.address): (f.attempts, f.established) for f in capture.flows()}
+    assert counted == {SERVER_V4: (2, 2), SERVER_V6: (1, 1)}
+
+
+def test_crowded_table_forgets_the_idle(
+    network: Cable, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that fills up drops what is idle and keeps what is open, and so has room for what comes."""
+    monkeypatch.setattr("dma.capture.table.IDLE_NS", 0)
+    target, settings = Target(netns=network.client_netns), Settings(max_entries=8)
+    with (
+        open_capture(target, plan="cgroup", settings=settings) as capture,
+        network.server_socket(socket.SOCK_STREAM, 7329),
+    ):
+        caller(f"start('a', v4, '{SERVER_V4}', 7329)")
+        for first in range(7330, 7350, 2):
+            caller(f"[call(v4, '{SERVER_V4}', port) for port in ({first}, {first + 1})]")
+            capture.flows()
+        kept = flow(capture, SERVER_V4, 7329)
+        assert not capture.losses()
+    assert kept
+    assert (kept.attempts, kept.open) == (1, 1)
