@@ -1,0 +1,96 @@
+"""The agent's command line."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from dma import doctor, watch
+from dma.capture.plans import AUTO, OPENERS, open_capture
+from dma.capture.target import Target
+from dma.flow import CaptureError
+
+
+@click.group()
+@click.version_option(package_name="stackmend")
+def main() -> None:
+    """See which services this machine depends on, and report them."""
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn what can go wrong outside the program into one line and an exit code."""
+    try:
+        yield
+    except CaptureError as e:
+        raise click.ClickException(str(e)) from e
+    except BrokenPipeError:
+        # Whoever read the output has gone; the interpreter must not try to flush it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def capture_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What to watch and by which means: the options of every command that opens a capture."""
+    plans = click.Choice([AUTO, *OPENERS])
+    path = click.Path(path_type=Path)
+    for option in (
+        click.option("--plan", type=plans, default=AUTO, show_default=True, help="The hooks to use."),
+        click.option(
+            "--cgroup", type=path, help="Watch one cgroup, by its directory below the cgroup2 mount."
+        ),
+        click.option("--netns", type=path, help="Watch one network namespace, such as /proc/PID/ns/net."),
+    ):
+        command = option(command)
+    return command
+
+
+POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+@main.command("watch")
+@click.option("--json", "as_json", is_flag=True, help="Print one array of the exchange format per interval.")
+@click.option("--interval", type=POSITIVE, default=2.0, show_default=True, help="Seconds between updates.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many updates.")
+@click.option("--duration", type=POSITIVE, help="End after so many seconds.")
+@capture_options
+def watch_command(
+    *,
+    as_json: bool,
+    interval: float,
+    count: int | None,
+    duration: float | None,
+    netns: Path | None,
+    cgroup: Path | None,
+    plan: str,
+) -> None:
+    """Show live dependencies; no manager is needed."""
+    show = watch.show_json if as_json else watch.show_table if sys.stdout.isatty() else watch.show_lines
+    with reported(), open_capture(Target(netns=netns, cgroup=cgroup), plan=plan) as capture:
+        intervals = watch.ticks(capture, interval_s=interval, count=count, duration_s=duration)
+        show(capture, intervals, watch.service_name, sys.stdout)
+
+
+@main.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object.")
+def doctor_command(*, as_json: bool) -> None:
+    """Say what this kernel allows, by trying it; the exit code is 0 when some plan works."""
+    findings, plans = list(doctor.examine()), list(doctor.plans())
+    chosen = next((plan.subject.removeprefix("plan ") for plan in plans if plan.works), None)
+    if as_json:
+        records = [finding._asdict() for finding in findings + plans]
+        click.echo(msgspec.json.encode({"plan": chosen, "findings": records}))
+    else:
+        table = Table("", "works", "what was found", box=None)
+        for finding in findings + plans:
+            table.add_row(finding.subject, "yes" if finding.works else "no", finding.detail)
+        Console().print(table)
+        click.echo(f"plan: {chosen or 'none works here'}")
+    if chosen is None:
+        raise SystemExit(1)

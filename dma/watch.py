@@ -1,0 +1,136 @@
+"""Shows live dependencies without a manager: a table on a terminal, lines or the exchange format elsewhere."""
+
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from dma import exchange
+from dma.flow import Address, Capture, Flow, Loss
+
+NameOf = Callable[[Address, int], str]
+COLUMNS = ("service", "destination", "program", "attempts", "open", "pending", "failed")
+
+
+def service_name(address: Address, port: int) -> str:
+    """What the services database calls the port, else the address."""
+    with suppress(OSError):
+        return socket.getservbyport(port)
+    return str(address)
+
+
+def ticks(
+    capture: Capture, *, interval_s: float, count: int | None, duration_s: float | None
+) -> Iterator[None]:
+    """One tick at the end of every interval, until the limit or SIGINT or SIGTERM; keeps the capture drained."""
+    start = time.monotonic()
+    end = start + duration_s if duration_s is not None else None
+    with stop_signals() as stopped:
+        tick = 0
+        while count is None or tick < count:
+            tick += 1
+            due = start + tick * interval_s
+            if not _wait(capture, stopped, min(due, end) if end else due):
+                return
+            yield
+            if end is not None and due >= end:
+                return
+
+
+def _wait(capture: Capture, stopped: socket.socket, due: float) -> bool:
+    """Drain the capture until it is time; False when a signal came first."""
+    while (left := due - time.monotonic()) > 0:
+        ready, _, _ = select.select([capture.fileno(), stopped.fileno()], [], [], left)
+        if stopped.fileno() in ready:
+            return False
+        if ready:
+            capture.drain()
+    return True
+
+
+@contextmanager
+def stop_signals() -> Iterator[socket.socket]:
+    """A socket that becomes readable on SIGINT or SIGTERM, which do nothing else meanwhile."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    previous = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        yield reader
+    finally:
+        signal.set_wakeup_fd(previous_fd)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        reader.close()
+        writer.close()
+
+
+def show_json(capture: Capture, intervals: Iterable[None], name_of: NameOf, output: TextIO) -> None:
+    """Print one array of the exchange format per interval."""
+    for _ in intervals:
+        places = (flow.destination for flow in capture.flows())
+        found = (exchange.dependency(name_of(d.address, d.port), d.address, d.port) for d in places)
+        output.write(exchange.encode(found) + "\n")
+        output.flush()
+
+
+def show_lines(capture: Capture, intervals: Iterable[None], name_of: NameOf, output: TextIO) -> None:
+    """Print a line for each dependency that is new or has changed, per interval."""
+    printed: set[tuple[str, ...]] = set()
+    for _ in intervals:
+        rows = _rows(capture.flows(), name_of)
+        for row in rows:
+            if row not in printed:
+                output.write(_line(row))
+        printed = set(rows)
+        output.flush()
+
+
+def show_table(capture: Capture, intervals: Iterable[None], name_of: NameOf, output: TextIO) -> None:
+    """Keep a table on the terminal up to date."""
+    with Live(_table(capture, name_of), console=Console(file=output), auto_refresh=False) as live:
+        for _ in intervals:
+            live.update(_table(capture, name_of), refresh=True)
+
+
+def _line(row: tuple[str, ...]) -> str:
+    told = (f"{column}={value}" for column, value in zip(COLUMNS[3:], row[3:], strict=True) if value)
+    return f"{' '.join(row[:3])} {' '.join(told)}\n"
+
+
+def _table(capture: Capture, name_of: NameOf) -> Table:
+    table = Table(caption=_caption(capture.losses()), box=None)
+    for column in COLUMNS:
+        table.add_column(column, overflow="fold", no_wrap=column == "destination")
+    for row in _rows(capture.flows(), name_of):
+        table.add_row(*row)
+    return table
+
+
+def _caption(losses: Mapping[Loss, int]) -> str:
+    return ", ".join(f"lost ({loss.value}): {count}" for loss, count in losses.items())
+
+
+def _rows(flows: Iterable[Flow], name_of: NameOf) -> list[tuple[str, ...]]:
+    return sorted(_row(flow, name_of) for flow in flows)
+
+
+def _row(flow: Flow, name_of: NameOf) -> tuple[str, ...]:
+    transport, address, port, command = flow.destination
+    host = f"[{address}]" if address.version == 6 else str(address)
+    return (
+        name_of(address, port),
+        f"{transport.name.lower()}://{host}:{port}",
+        command,
+        str(flow.attempts),
+        str(flow.open),
+        str(flow.pending),
+        ", ".join(f"{count} {kind.value}" for kind, count in flow.failures.items()),
+    )
