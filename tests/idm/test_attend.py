@@ -16,6 +16,7 @@ class Deployer:
     """The deployer's side: what the attendant asks for and reports back."""
 
     def __init__(self, socket: Path) -> None:
+        self.begun: list[int] = []
         self.done: list[int] = []
         self.may_finish = asyncio.Event()
         self.may_finish.set()
@@ -30,6 +31,7 @@ class Deployer:
         )
 
     async def _carry_out(self, command: Command) -> CommandResult:
+        self.begun.append(command.token)
         await self.may_finish.wait()
         self.done.append(command.token)
         return CommandResult(operation=command.operation, token=command.token)
@@ -94,7 +96,7 @@ def test_everything_is_said_again_to_the_next_manager(tmp_path: Path) -> None:
         async with _attending(deployer):
             async with first.serving(tmp_path / "s"):
                 first.commands.put_nowait(Command(operation="op", token=1))
-                await until(lambda: first.items("instance"))
+                await until(lambda: first.items("instance") and deployer.begun)
             async with second.serving(tmp_path / "s"):
                 await until(lambda: second.items("instance"))
                 assert len(second.applied) == 1
