@@ -8,7 +8,7 @@ static __always_inline void lose(__u32 reason)
 	__u64 *count = bpf_map_lookup_elem(&losses, &reason);
 
 	if (count)
-		(*count)++;
+		__sync_fetch_and_add(count, 1); /* softirq may come between on the same CPU */
 }
 
 static __always_inline void wake(enum urgency urgency)

@@ -18,7 +18,7 @@ static __always_inline void tcp_failed(struct connection *connection, enum failu
 /* A connect() that ended before it sent a SYN: no route. The kernel shows nobody the errno. */
 static __always_inline void tcp_unsent(struct connection *connection)
 {
-	if (connection && connection->phase == CALLED)
+	if (connection->phase == CALLED)
 		tcp_failed(connection, UNREACHABLE, 0);
 }
 
@@ -140,18 +140,40 @@ static __always_inline void syn_sent(struct sock *sk, struct connection *connect
 		begin_from_socket(sk);
 }
 
-static __always_inline void state_changed(struct sock *sk, int newstate)
+static __always_inline bool is_waiting(const struct connection *connection)
+{
+	return connection->phase == CALLED || connection->phase == SENT;
+}
+
+/* The kernel skips a tracepoint's program that is running already on the same CPU. What the next change tells of a
+ * skipped one is made up for, so that no gauge stays wrong. */
+static __always_inline void state_changed(struct sock *sk, int oldstate, int newstate)
 {
 	struct connection *connection = bpf_sk_storage_get(&connections, sk, NULL, 0);
 
-	if (newstate == BPF_TCP_SYN_SENT)
+	if (newstate == BPF_TCP_SYN_SENT) {
 		syn_sent(sk, connection);
-	else if (connection && connection->phase == OPEN)
-		tcp_ended(connection);
-	else if (connection && connection->phase == SENT && newstate == BPF_TCP_ESTABLISHED)
+		return;
+	}
+	if (!connection)
+		return;
+	if (is_waiting(connection) && (newstate == BPF_TCP_ESTABLISHED || oldstate == BPF_TCP_ESTABLISHED))
 		tcp_established(connection);
-	else if (connection && connection->phase == SENT && newstate == BPF_TCP_CLOSE)
+	if (is_waiting(connection) && newstate == BPF_TCP_CLOSE)
 		tcp_closed(connection, sk);
+	else if (connection->phase == OPEN && newstate != BPF_TCP_ESTABLISHED)
+		tcp_ended(connection);
+}
+
+static __always_inline void tcp_destroyed(struct connection *connection)
+{
+	if (!connection)
+		return;
+	tcp_unsent(connection);
+	if (connection->phase == OPEN)
+		tcp_ended(connection);
+	else if (connection->phase == SENT)
+		tcp_given_up(connection);
 }
 
 #endif

@@ -105,14 +105,14 @@ SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
 {
 	if (sk->sk_protocol == IPPROTO_TCP)
-		state_changed(sk, newstate);
+		state_changed(sk, oldstate, newstate);
 	return 0;
 }
 
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(tcp_destroy_sock, struct sock *sk)
 {
-	tcp_unsent(bpf_sk_storage_get(&connections, sk, NULL, 0));
+	tcp_destroyed(bpf_sk_storage_get(&connections, sk, NULL, 0));
 	return 0;
 }
 
