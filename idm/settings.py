@@ -1,0 +1,57 @@
+"""This host's configuration: where state is kept, and how the hypervisor or container engine is reached."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from idm.document import DocumentError, read
+
+DEFAULT = Path("/etc/stackmend/idm.toml")
+VARIABLE = "STACKMEND_CONFIG"
+
+AbsolutePath = Annotated[str, Meta(pattern="^/", description="a path that begins with /")]
+Ulimit = Annotated[
+    str, Meta(pattern=r"^[a-z]+=[0-9]+(:[0-9]+)?$", description='limits such as "nofile=1024:4096"')
+]
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; the message names the place and what to write there."""
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """``directory`` outlives the stacks; ``run`` holds sockets and locks, and may be emptied at every boot."""
+
+    directory: AbsolutePath = "/var/lib/stackmend"
+    run: AbsolutePath = "/run/stackmend"
+
+
+class Podman(msgspec.Struct, frozen=True, kw_only=True):
+    """``ulimits`` are set on every container; none leaves podman's own defaults."""
+
+    socket: AbsolutePath = "/run/podman/podman.sock"
+    ulimits: tuple[Ulimit, ...] = ()
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it; every key has a default that suits an ordinary host."""
+
+    state: State = State()
+    podman: Podman = Podman()
+
+
+def load(path: Path | None) -> Settings:
+    """Read ``path``, else the file that STACKMEND_CONFIG names, else the usual place if there is one.
+
+    Raises :class:`SettingsError`.
+    """
+    named = path or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    if named is None and not DEFAULT.exists():
+        return Settings()
+    try:
+        return read(named or DEFAULT, Settings)
+    except DocumentError as e:
+        raise SettingsError(str(e)) from e
