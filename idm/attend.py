@@ -88,7 +88,9 @@ class Attendant:
         while True:
             command = await self._commands.get()
             self._working = True
-            self._outbox.put_result(await self._carry_out(command))
+            result = await self._carry_out(command)
+            # Only now: the stream may be another one than when the command came.
+            self._outbox.put_result(result)
             self._working = False
             async with self._idle:
                 self._idle.notify_all()
