@@ -2,7 +2,6 @@
 
 PYTHON  ?= /usr/bin/python3
 FAULT   ?= crash
-DRIVER  ?= podman
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -16,7 +15,7 @@ PACKAGES := python3-venv clang llvm libbpf-dev libbpf1 linux-libc-dev python3-bp
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready $(OBJECT)
-	@$(SUDO) $(BIN)/python -m tests.demo --driver $(DRIVER) --fault $(FAULT)
+	@$(SUDO) $(BIN)/python -m tests.demo --fault $(FAULT)
 
 test: check
 	$(SUDO) $(BIN)/python -m pytest $(ARGS)

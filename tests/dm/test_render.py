@@ -1,0 +1,53 @@
+"""The graph as text, DOT and Mermaid."""
+
+import pytest
+
+from dm import render
+from dm.v1 import flow_pb2, stack_pb2, stack_service_pb2
+
+
+@pytest.fixture
+def graph() -> stack_service_pb2.GetGraphResponse:
+    """Two edges, one of them wrong, to a name that wants quoting."""
+    return stack_service_pb2.GetGraphResponse(
+        nodes=[
+            stack_pb2.GraphNode(name="api"),
+            stack_pb2.GraphNode(name="db"),
+            stack_pb2.GraphNode(name='pay"x', external=True),
+        ],
+        edges=[
+            stack_pb2.GraphEdge(
+                source="api",
+                target="db",
+                port=5432,
+                transport=flow_pb2.TRANSPORT_TCP,
+                state=stack_pb2.EDGE_STATE_FAILING,
+                reason="3 attempts refused",
+                addresses=["198.18.0.2"],
+            ),
+            stack_pb2.GraphEdge(source="api", target='pay"x', port=53, transport=flow_pb2.TRANSPORT_UDP),
+        ],
+    )
+
+
+def test_text_is_aligned(graph: stack_service_pb2.GetGraphResponse) -> None:
+    """Every column begins below its heading."""
+    heading, first, _ = render.graph_text(graph).splitlines()
+    assert first.startswith("api     db      5432    failing")
+    assert heading.index("STATE") == first.index("failing")
+    assert first.endswith("3 attempts refused")
+
+
+def test_dot_quotes_and_colours(graph: stack_service_pb2.GetGraphResponse) -> None:
+    """Names are quoted, wrong edges red, external nodes dashed."""
+    dot = render.graph_dot(graph, name="shop")
+    assert '"api" -> "db" [label="5432", color=red];' in dot
+    assert '"pay\\"x" [style=dashed];' in dot
+
+
+def test_mermaid_names_its_nodes_by_number(graph: stack_service_pb2.GetGraphResponse) -> None:
+    """Names appear only as quoted labels, whatever is in them."""
+    lines = render.graph_mermaid(graph).splitlines()
+    assert lines[0] == "flowchart LR"
+    assert "  n0 -->|5432 failing| n1" in lines
+    assert '  n2(["pay\'x"])' in lines
