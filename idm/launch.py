@@ -190,7 +190,7 @@ class Launcher:
     async def _exercise(self, smoke: Smoke) -> None:
         """Bring traffic, because most dependencies appear only under it; until it passes."""
         driver = self._stack.driver
-        while not self._sight.smoke_passed:
+        while True:
             try:
                 end = await asyncio.to_thread(
                     driver.execute, smoke.vcd, smoke.command, timeout_s=smoke.timeout_s
@@ -198,11 +198,14 @@ class Launcher:
             except DriverError as e:
                 self._sight.smoke_problem = str(e)
             else:
-                self._sight.smoke_passed = end.status == 0
-                self._sight.smoke_problem = "" if end.status == 0 else last_line(end)
-            self._changed.set()
+                self._sight.smoke_problem = last_line(end)
+                if end.status == 0:
+                    break
             await asyncio.sleep(SMOKE_AGAIN_S)
         self._progress.note("the smoke workload passed")
+        self._sight.smoke_problem = ""
+        self._sight.smoke_passed = True
+        self._changed.set()
 
 
 def order(manifest: Manifest) -> list[tuple[str, ...]]:

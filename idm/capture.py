@@ -1,0 +1,131 @@
+"""Pairs what the manager has learned of a good launch with a snapshot of every VCD."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+
+from dm.client import ManagerError
+from dm.v1.golden_service_pb2 import (
+    CaptureGoldenRequest,
+    DeleteGoldenRequest,
+    GetGoldenRequest,
+    GoldenSummary,
+    ImportGoldenRequest,
+    ListGoldenRequest,
+)
+from dm.v1.golden_service_pb2_grpc import GoldenServiceStub
+from dm.v1.stack_service_pb2 import GetGraphRequest
+from dm.v1.stack_service_pb2_grpc import StackServiceStub
+from idm.deployment import CALL_S, Stack, call
+from idm.driver import DriverError, Snapshot
+from idm.errors import DeployError
+from idm.launch import last_line
+from idm.lock import lock
+from idm.snapshots import expire, name_tag
+
+QUIET_S = 3.0
+QUIET_WITHIN_S = 30.0
+LOOK_S = 0.5
+# A restore that is under way must be over by then.
+LOCK_S = 60.0
+
+
+async def run_smoke(stack: Stack) -> bool:
+    """Run the smoke workload once; returns whether there is one. Raises :class:`DeployError` when it does not pass."""
+    if (smoke := stack.manifest.smoke) is None:
+        return False
+    end = await asyncio.to_thread(stack.driver.execute, smoke.vcd, smoke.command, timeout_s=smoke.timeout_s)
+    if end.status != 0:
+        raise DeployError(f"nothing captured, the smoke workload does not pass: {last_line(end)}")
+    return True
+
+
+async def wait_until_quiet(stack: Stack) -> None:
+    """Wait until no new edge has appeared for a while. Raises :class:`DeployError` when they keep appearing."""
+    known: set[tuple[str, str, int, int]] = set()
+    now = since = time.monotonic()
+    deadline = now + QUIET_WITHIN_S
+    while now - since < QUIET_S:
+        if now > deadline:
+            raise DeployError(
+                f"nothing captured, new edges still appear after {QUIET_WITHIN_S:.0f} s: try again later"
+            )
+        edges = await _edges(stack)
+        if edges - known:
+            known, since = known | edges, time.monotonic()
+        await asyncio.sleep(LOOK_S)
+        now = time.monotonic()
+
+
+async def capture(stack: Stack, *, smoke: bool, merge: bool) -> tuple[GoldenSummary, list[Snapshot]]:
+    """Learn the golden image and snapshot all VCDs under it; neither stays without the other.
+
+    Raises :class:`DeployError`, ``DriverError`` or ``ManagerError``.
+    """
+    target = stack.home.target
+    before = await golden_in_force(stack)
+    request = CaptureGoldenRequest(stack=stack.name, merge=merge, smoke=smoke)
+    response = await call(
+        target, lambda channel: GoldenServiceStub(channel).CaptureGolden(request, timeout=CALL_S)
+    )
+    golden = response.golden
+    tag = name_tag(golden.id, now=datetime.now(UTC))
+    try:
+        return golden, await asyncio.to_thread(_snapshot, stack, golden.id, tag)
+    except (DriverError, DeployError) as e:
+        undone = await _undo(stack, golden=golden.id, before=before)
+        raise DeployError(f"no snapshot could be taken, {undone}: {e}") from e
+
+
+async def golden_in_force(stack: Stack) -> str:
+    """The identifier of the golden image in force; empty when there is none. Raises ``ManagerError``."""
+    request = ListGoldenRequest(stack=stack.name)
+    listing = await call(
+        stack.home.target, lambda channel: GoldenServiceStub(channel).ListGolden(request, timeout=CALL_S)
+    )
+    return next((golden.id for golden in listing.golden if golden.current), "")
+
+
+def prune(stack: Stack, *, golden: str) -> list[Snapshot]:
+    """Delete what retention does not keep; returns what was deleted. Blocking; raises ``DriverError``."""
+    with lock(stack.home.snapshot_lock, purpose="works on the snapshots", wait_s=LOCK_S):
+        keep_last = stack.manifest.rollback.keep_last
+        expired = expire(stack.driver.snapshots(), keep_last=keep_last, golden=golden)
+        for snapshot in expired:
+            stack.driver.delete_snapshot(snapshot.vcd, tag=snapshot.tag)
+    return expired
+
+
+def _snapshot(stack: Stack, golden: str, tag: str) -> list[Snapshot]:
+    with lock(stack.home.snapshot_lock, purpose="works on the snapshots", wait_s=LOCK_S):
+        return stack.driver.snapshot(stack.vcds, tag=tag, golden=golden)
+
+
+async def _undo(stack: Stack, *, golden: str, before: str) -> str:
+    """Put the earlier golden image in force again and delete the new one; returns what came of it."""
+    if before == golden:
+        return f"golden image {golden} stays as it was"
+    target = stack.home.target
+    try:
+        if before:
+            earlier = await call(
+                target,
+                lambda channel: GoldenServiceStub(channel).GetGolden(
+                    GetGoldenRequest(id=before), timeout=CALL_S
+                ),
+            )
+            again = ImportGoldenRequest(document=earlier.document)
+            await call(target, lambda channel: GoldenServiceStub(channel).ImportGolden(again, timeout=CALL_S))
+        request = DeleteGoldenRequest(id=golden)
+        await call(target, lambda channel: GoldenServiceStub(channel).DeleteGolden(request, timeout=CALL_S))
+    except ManagerError as e:
+        return f"and golden image {golden} stays without one ({e})"
+    return f"golden image {golden} is deleted again"
+
+
+async def _edges(stack: Stack) -> set[tuple[str, str, int, int]]:
+    request = GetGraphRequest(stack=stack.name)
+    graph = await call(
+        stack.home.target, lambda channel: StackServiceStub(channel).GetGraph(request, timeout=CALL_S)
+    )
+    return {(edge.source, edge.target, edge.transport, edge.port) for edge in graph.edges}

@@ -1,0 +1,70 @@
+"""Takes a stack down: ends what deploys it, its agents and its manager, and removes what runs it."""
+
+import asyncio
+import shutil
+
+import grpc.aio
+
+from dm.client import connect
+from dm.v1.stack_service_pb2 import RemoveStackRequest
+from dm.v1.stack_service_pb2_grpc import StackServiceStub
+from idm.deployment import DEPLOYS, Stack
+from idm.home import Home
+from idm.lock import holder, lock
+from idm.process import marked
+from idm.supervise import end_child
+
+# A deployer first finishes the restore that it is at.
+DEPLOYER_S = 25.0
+CHILD_S = 3.0
+FORGET_S = 3.0
+
+
+def end_deployer(home: Home) -> None:
+    """End whoever deploys the stack; blocking, harmless when nobody does."""
+    if (process := holder(home.deployer_lock)) is not None:
+        with process:
+            process.end(grace_s=DEPLOYER_S)
+
+
+async def down(stack: Stack, *, keep_snapshots: bool) -> None:
+    """Leave no process, socket, instance or network of the stack, whatever state it is in.
+
+    Golden images and history stay, snapshots only if they are asked to. Raises ``DriverError`` when the engine refuses.
+    """
+    home = stack.home
+    await asyncio.to_thread(end_deployer, home)
+    home.create()
+    with lock(home.deployer_lock, purpose=DEPLOYS):
+        await _forget(stack)
+        await asyncio.to_thread(end_children, home)
+        if keep_snapshots:
+            async with asyncio.TaskGroup() as tasks:
+                for vcd in stack.vcds:
+                    tasks.create_task(asyncio.to_thread(stack.driver.destroy, vcd))
+        else:
+            await asyncio.to_thread(stack.driver.remove)
+        shutil.rmtree(home.run)
+
+
+def end_children(home: Home) -> None:
+    """End all children by their pid files, then whatever else carries their mark; blocking."""
+    names = sorted(path.stem for path in home.run.glob("*.pid"))
+    for name in [*(name for name in names if name != "dm"), "dm"]:
+        end_child(home.run, name, grace_s=CHILD_S)
+    for process in marked(home.run):
+        with process:
+            process.end(grace_s=CHILD_S)
+
+
+async def _forget(stack: Stack) -> None:
+    """Tell the manager to forget the stack, if it answers: it is about to end anyway."""
+    if not stack.home.socket.exists():
+        return
+    try:
+        async with connect(stack.home.target) as channel:
+            await StackServiceStub(channel).RemoveStack(
+                RemoveStackRequest(stack=stack.name), timeout=FORGET_S
+            )
+    except grpc.aio.AioRpcError:
+        return

@@ -1,0 +1,82 @@
+"""Rollbacks as people ask for them: by hand, approved or refused, followed to their end."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from dm.v1.rollback_service_pb2 import (
+    ROLLBACK_PHASE_DONE,
+    ListRollbacksRequest,
+    RequestRollbackRequest,
+    ResolveRollbackRequest,
+    Rollback,
+    SetGuardRequest,
+)
+from dm.v1.rollback_service_pb2_grpc import RollbackServiceStub
+from dm.v1.stack_pb2 import RollbackMode
+from idm.deployment import CALL_S, Stack, call
+from idm.errors import DeployError
+from idm.lock import holder
+
+LOOK_S = 0.25
+
+
+async def history(stack: Stack, *, limit: int) -> list[Rollback]:
+    """The stack's operations, newest first. Raises ``ManagerError``."""
+    request = ListRollbacksRequest(stack=stack.name, limit=limit)
+    reply = await call(
+        stack.home.target, lambda channel: RollbackServiceStub(channel).ListRollbacks(request, timeout=CALL_S)
+    )
+    return list(reply.rollbacks)
+
+
+async def roll_back(stack: Stack, vcds: Sequence[str]) -> Rollback:
+    """Ask for a rollback. Raises :class:`DeployError` when nobody would carry it out, ``ManagerError`` when refused."""
+    if unknown := sorted(set(vcds) - set(stack.vcds)):
+        raise DeployError(f"no such VCD: {', '.join(unknown)} (the stack has {', '.join(stack.vcds)})")
+    if (deployer := holder(stack.home.deployer_lock)) is None:
+        raise DeployError(f"nobody deploys {stack.name}, so nothing would be rolled back: start `idm watch`")
+    deployer.close()
+    request = RequestRollbackRequest(stack=stack.name, vcds=vcds)
+    reply = await call(
+        stack.home.target,
+        lambda channel: RollbackServiceStub(channel).RequestRollback(request, timeout=CALL_S),
+    )
+    return reply.rollback
+
+
+async def resolve(stack: Stack, operation: str, *, approve: bool) -> Rollback:
+    """Approve or refuse an operation that waits. Raises ``ManagerError``."""
+    request = ResolveRollbackRequest(operation=operation, approve=approve)
+    reply = await call(
+        stack.home.target,
+        lambda channel: RollbackServiceStub(channel).ResolveRollback(request, timeout=CALL_S),
+    )
+    return reply.rollback
+
+
+async def set_guard(stack: Stack, mode: RollbackMode.ValueType) -> None:
+    """Say how far the manager may go from now on. Raises ``ManagerError``."""
+    request = SetGuardRequest(stack=stack.name, mode=mode)
+    await call(
+        stack.home.target, lambda channel: RollbackServiceStub(channel).SetGuard(request, timeout=CALL_S)
+    )
+
+
+async def follow(
+    stack: Stack, operation: str, show: Callable[[Rollback], None], *, timeout_s: float
+) -> Rollback:
+    """Show each step of an operation and return its end. Raises :class:`DeployError` when there is none in time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                known = await history(stack, limit=0)
+                if (rollback := next((each for each in known if each.operation == operation), None)) is None:
+                    raise DeployError(f"operation {operation} is not known: `idm history` lists them")
+                show(rollback)
+                if rollback.phase == ROLLBACK_PHASE_DONE:
+                    return rollback
+                await asyncio.sleep(LOOK_S)
+    except TimeoutError as e:
+        raise DeployError(
+            f"operation {operation} has not ended after {timeout_s:.0f} s: see `idm history`"
+        ) from e
