@@ -75,6 +75,8 @@ class Agents:
         command += ["--generation", str(self._generations.get(instance.vcd, 0))]
         if instance.cgroup is not None:
             command += ["--cgroup", str(instance.cgroup)]
+        if instance.netns.match("/proc/*/ns/net"):
+            command += ["--root", str(instance.netns.parent.parent / "root")]
         return Child(
             agent_name(instance.vcd), tuple(command), identity=f"{identity} {instance.netns}", notifies=True
         )

@@ -5,14 +5,7 @@ import time
 from datetime import UTC, datetime
 
 from dm.client import ManagerError
-from dm.v1.golden_service_pb2 import (
-    CaptureGoldenRequest,
-    DeleteGoldenRequest,
-    GetGoldenRequest,
-    GoldenSummary,
-    ImportGoldenRequest,
-    ListGoldenRequest,
-)
+from dm.v1.golden_service_pb2 import CaptureGoldenRequest, DeleteGoldenRequest, GoldenSummary
 from dm.v1.golden_service_pb2_grpc import GoldenServiceStub
 from dm.v1.stack_service_pb2 import GetGraphRequest
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
@@ -63,7 +56,6 @@ async def capture(stack: Stack, *, smoke: bool, merge: bool) -> tuple[GoldenSumm
     Raises :class:`DeployError`, ``DriverError`` or ``ManagerError``.
     """
     target = stack.home.target
-    before = await golden_in_force(stack)
     request = CaptureGoldenRequest(stack=stack.name, merge=merge, smoke=smoke)
     response = await call(
         target, lambda channel: GoldenServiceStub(channel).CaptureGolden(request, timeout=CALL_S)
@@ -73,17 +65,7 @@ async def capture(stack: Stack, *, smoke: bool, merge: bool) -> tuple[GoldenSumm
     try:
         return golden, await asyncio.to_thread(_snapshot, stack, golden.id, tag)
     except (DriverError, DeployError) as e:
-        undone = await _undo(stack, golden=golden.id, before=before)
-        raise DeployError(f"no snapshot could be taken, {undone}: {e}") from e
-
-
-async def golden_in_force(stack: Stack) -> str:
-    """The identifier of the golden image in force; empty when there is none. Raises ``ManagerError``."""
-    request = ListGoldenRequest(stack=stack.name)
-    listing = await call(
-        stack.home.target, lambda channel: GoldenServiceStub(channel).ListGolden(request, timeout=CALL_S)
-    )
-    return next((golden.id for golden in listing.golden if golden.current), "")
+        raise DeployError(f"no snapshot could be taken, {await _undo(stack, golden.id)}: {e}") from e
 
 
 def prune(stack: Stack, *, golden: str) -> list[Snapshot]:
@@ -101,25 +83,16 @@ def _snapshot(stack: Stack, golden: str, tag: str) -> list[Snapshot]:
         return stack.driver.snapshot(stack.vcds, tag=tag, golden=golden)
 
 
-async def _undo(stack: Stack, *, golden: str, before: str) -> str:
-    """Put the earlier golden image in force again and delete the new one; returns what came of it."""
-    if before == golden:
-        return f"golden image {golden} stays as it was"
-    target = stack.home.target
+async def _undo(stack: Stack, golden: str) -> str:
+    """Delete an image again, so that the one before comes into force; returns what came of it."""
+    request = DeleteGoldenRequest(id=golden)
     try:
-        if before:
-            earlier = await call(
-                target,
-                lambda channel: GoldenServiceStub(channel).GetGolden(
-                    GetGoldenRequest(id=before), timeout=CALL_S
-                ),
-            )
-            again = ImportGoldenRequest(document=earlier.document)
-            await call(target, lambda channel: GoldenServiceStub(channel).ImportGolden(again, timeout=CALL_S))
-        request = DeleteGoldenRequest(id=golden)
-        await call(target, lambda channel: GoldenServiceStub(channel).DeleteGolden(request, timeout=CALL_S))
+        await call(
+            stack.home.target,
+            lambda channel: GoldenServiceStub(channel).DeleteGolden(request, timeout=CALL_S),
+        )
     except ManagerError as e:
-        return f"and golden image {golden} stays without one ({e})"
+        return f"golden image {golden} stays without one ({e})"
     return f"golden image {golden} is deleted again"
 
 

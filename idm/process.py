@@ -157,16 +157,16 @@ def spawn(
 
 
 def write_record(run: Path, name: str, record: Record) -> None:
-    """Write a pid file, whole or not at all."""
-    fresh = run / f".{name}.pid"
-    fresh.write_bytes(msgspec.json.encode(record))
+    """Write a pid file, whole or not at all: the pid on the first line, for people and scripts, then the record."""
+    fresh = run / f"{name}.pid.new"
+    fresh.write_bytes(f"{record.pid}\n".encode() + msgspec.json.encode(record) + b"\n")
     fresh.replace(run / f"{name}.pid")
 
 
 def read_record(run: Path, name: str) -> Record | None:
     """The pid file of a child, if there is a readable one."""
     try:
-        return msgspec.json.decode((run / f"{name}.pid").read_bytes(), type=Record)
+        return msgspec.json.decode((run / f"{name}.pid").read_bytes().partition(b"\n")[2], type=Record)
     except (OSError, msgspec.DecodeError):
         return None
 
