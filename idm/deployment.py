@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -113,6 +113,12 @@ class Deployment:
         """From now on attend to the stack."""
         for part in (self.observer.run(), self.agents.run(), self.attendant.run(), self._tidy()):
             self._parts.append(self.tasks.create_task(part))
+
+    async def finish(self) -> None:
+        """Let a command end that is being carried out; the journal knows of one that takes too long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_S):
+                await self.attendant.idle()
 
     def stop(self) -> None:
         """Attend no longer."""

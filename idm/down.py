@@ -38,13 +38,10 @@ async def down(stack: Stack, *, keep_snapshots: bool) -> None:
     with lock(home.deployer_lock, purpose=DEPLOYS):
         await _forget(stack)
         await asyncio.to_thread(end_children, home)
-        if keep_snapshots:
-            async with asyncio.TaskGroup() as tasks:
-                for vcd in stack.vcds:
-                    tasks.create_task(asyncio.to_thread(stack.driver.destroy, vcd))
-        else:
-            await asyncio.to_thread(stack.driver.remove)
-        shutil.rmtree(home.run)
+        try:
+            await _remove(stack, keep_snapshots=keep_snapshots)
+        finally:
+            shutil.rmtree(home.run)
 
 
 def end_children(home: Home) -> None:
@@ -55,6 +52,15 @@ def end_children(home: Home) -> None:
     for process in marked(home.run):
         with process:
             process.end(grace_s=CHILD_S)
+
+
+async def _remove(stack: Stack, *, keep_snapshots: bool) -> None:
+    if not keep_snapshots:
+        await asyncio.to_thread(stack.driver.remove)
+        return
+    async with asyncio.TaskGroup() as tasks:
+        for vcd in stack.vcds:
+            tasks.create_task(asyncio.to_thread(stack.driver.destroy, vcd))
 
 
 async def _forget(stack: Stack) -> None:

@@ -13,7 +13,7 @@ from dm.v1.rollback_service_pb2 import (
 )
 from dm.v1.stack_pb2 import VERDICT_FAILED, VERDICT_OK, Status
 from idm.agents import agent_name
-from idm.deployment import DEPLOYS, FINISH_S, Deployment, Stack, deploying
+from idm.deployment import DEPLOYS, Deployment, Stack, deploying
 from idm.driver import Completed, DriverError, Instance, Power
 from idm.errors import DeployError
 from idm.journal import Journal
@@ -81,13 +81,13 @@ async def up(
     ``on_success`` gets one line and runs while the stack is still attended to. Raises :class:`DeployError` (also within
     an exception group) when the stack does not become whole.
     """
+    stack.home.create()
     with lock(stack.home.deployer_lock, purpose=DEPLOYS), Journal(stack.home.journal) as journal:
         launcher = Launcher(stack, progress)
         async with deploying(stack, journal, on_rollback=launcher.on_rollback) as deployment:
             await launcher.bring_up(deployment)
             await on_success(await launcher.settle(deployment, deadline_s=deadline_s))
-            async with asyncio.timeout(FINISH_S):
-                await deployment.attendant.idle()
+            await deployment.finish()
 
 
 class Launcher:
@@ -111,8 +111,8 @@ class Launcher:
     async def bring_up(self, deployment: Deployment) -> None:
         """Everything until the last VCD is started."""
         await asyncio.to_thread(self._stack.driver.check)
-        await deployment.start_manager()
         await asyncio.to_thread(self._stack.driver.prepare)
+        await deployment.start_manager()
         await self._define()
         # The launch clock starts here: what comes before depends on image caches, not on the stack.
         deployment.journal.begin_launch()

@@ -91,9 +91,9 @@ class Supervisor:
         self._keepers.clear()
 
     def trim_logs(self) -> None:
-        """Keep all logs within their bound."""
-        for name in list(self._keepers):
-            trim_log(self._run / f"{name}.log")
+        """Keep all logs of the run directory within their bound; blocking."""
+        for log in self._run.glob("*.log"):
+            trim_log(log)
 
 
 def end_child(run: Path, name: str, *, grace_s: float) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from dm.v1.rollback_service_pb2 import Rollback
-from idm.deployment import DEPLOYS, FINISH_S, Stack, deploying
+from idm.deployment import DEPLOYS, Stack, deploying
 from idm.errors import DeployError
 from idm.journal import Journal
 from idm.lock import lock
@@ -27,10 +27,11 @@ _log = structlog.get_logger()
 
 async def watch(stack: Stack) -> None:
     """Attend to the stack until SIGTERM or SIGINT. Raises :class:`DeployError` or ``DriverError`` when it cannot."""
+    stack.home.create()
     with lock(stack.home.deployer_lock, purpose=DEPLOYS), Journal(stack.home.journal) as journal:
         async with deploying(stack, journal, on_rollback=_log_rollback) as deployment:
-            ending = end_on_signal()
             await asyncio.to_thread(stack.driver.check)
+            ending = end_on_signal()
             await deployment.start_manager()
             await deployment.apply()
             await deployment.start_agents()
@@ -38,8 +39,7 @@ async def watch(stack: Stack) -> None:
             say_ready()
             _log.info("watching", stack=stack.name, vcds=len(stack.vcds))
             await ending.wait()
-            async with asyncio.timeout(FINISH_S):
-                await deployment.attendant.idle()
+            await deployment.finish()
 
 
 def hand_over(run: Path, *, manifest: Path, config: Path | None) -> int:
