@@ -74,10 +74,10 @@ class Process:
     async def wait(self) -> str:
         """Wait for its end, which is told in a few words where it can be known."""
         loop = asyncio.get_running_loop()
-        over = loop.create_future()
-        loop.add_reader(self._descriptor, lambda: over.done() or over.set_result(None))
+        over = asyncio.Event()
+        loop.add_reader(self._descriptor, over.set)
         try:
-            await over
+            await over.wait()
         finally:
             loop.remove_reader(self._descriptor)
         return self._reap()
@@ -140,7 +140,7 @@ def spawn(
         environment["NOTIFY_SOCKET"] = str(notify)
     pid = os.posix_spawn(
         command[0],
-        command,
+        list(command),
         environment,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
