@@ -120,13 +120,20 @@ class Launcher:
         self._sight.golden = deployment.golden
         await self._warn_without_snapshot()
         await deployment.start_agents()
-        watchable = [vcd for vcd, each in deployment.observer.instances.items() if each.netns is not None]
-        await deployment.supervisor.ready([agent_name(vcd) for vcd in watchable], timeout_s=AGENTS_S)
+        await self._watchful(deployment)
         deployment.attend()
-        self._progress.note(f"manager and {len(watchable)} agents are ready")
         for vcds in order(self._stack.manifest):
             await self._start(deployment.observer, vcds)
-        self._progress.note(f"{len(self._stack.vcds)} VCDs are started")
+        await deployment.agents.settle()
+        watched = await self._watchful(deployment)
+        self._progress.note(f"{len(self._stack.vcds)} VCDs are started, {watched} agents watch them")
+
+    async def _watchful(self, deployment: Deployment) -> int:
+        """Wait for the agents of all instances that have a network by now; returns how many there are."""
+        instances = deployment.observer.instances
+        names = [agent_name(vcd) for vcd, instance in instances.items() if instance.netns is not None]
+        await deployment.supervisor.ready(names, timeout_s=AGENTS_S)
+        return len(names)
 
     async def settle(self, deployment: Deployment, *, deadline_s: float) -> str:
         """Watch until the launch has ended; returns how. Raises :class:`DeployError` when it ended badly."""

@@ -213,11 +213,12 @@ def trim_log(log: Path) -> None:
 
 
 def log_tail(run: Path, name: str, *, lines: int = 3) -> str:
-    """The last lines of a child's log, joined to one."""
+    """The last lines of a child's log that are not all the same, joined to one."""
     try:
         with (run / f"{name}.log").open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
             text = log.read().decode(errors="replace")
     except OSError:
         return ""
-    return " | ".join(line.strip() for line in text.splitlines()[-lines:] if line.strip())
+    distinct = list(dict.fromkeys(line.strip() for line in reversed(text.splitlines()) if line.strip()))
+    return " | ".join(reversed(distinct[:lines]))

@@ -63,14 +63,17 @@ class Supervisor:
         self._keepers[child.name] = keeper, self._tasks.create_task(keeper.run(), name=child.name)
 
     async def ready(self, names: Iterable[str], *, timeout_s: float) -> None:
-        """Wait until all of these are ready. Raises :class:`DeployError` with the log's end of one that is not."""
-        keepers = [self._keepers[name][0] for name in names]
+        """Wait until all of these that are kept are ready.
+
+        Raises :class:`DeployError` with the log's end of one that is not.
+        """
+        keepers = [self._keepers[name][0] for name in names if name in self._keepers]
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 for keeper in keepers:
                     await keeper.decided.wait()
         for keeper in keepers:
-            if not keeper.is_ready:
+            if not keeper.is_ready and not keeper.ended:
                 tail = log_tail(self._run, keeper.child.name) or "its log is empty"
                 raise DeployError(
                     f"{keeper.child.name} is not ready: {tail} (see {self._run}/{keeper.child.name}.log)"
@@ -80,6 +83,8 @@ class Supervisor:
         """Stop keeping this child, and end it; harmless when there is none."""
         kept = self._keepers.pop(name, None)
         if kept is not None:
+            kept[0].ended = True
+            kept[0].decided.set()
             kept[1].cancel()
             await asyncio.wait([kept[1]])
         await asyncio.to_thread(end_child, self._run, name, grace_s=grace_s)
@@ -114,7 +119,8 @@ class _Keeper:
     def __init__(self, child: Child, run: Path) -> None:
         self.child = child
         self.is_ready = False
-        # Set once the child is ready, or has failed so often that waiting is in vain.
+        self.ended = False
+        # Set once the child is ready, is kept no longer, or has failed so often that waiting is in vain.
         self.decided = asyncio.Event()
         self._run = run
         self._failures = 0
