@@ -55,8 +55,10 @@ def declare(manifest: Manifest, *, fingerprint: str, launch: Launch) -> StackSpe
 
 
 def report(instance: Instance) -> InstanceReport:
-    """What the manager has to know of an instance."""
-    return InstanceReport(vcd=instance.vcd, power=POWERS[instance.power], incarnation=instance.incarnation)
+    """What the manager has to know of an instance. One that was only prepared for its start is no incarnation yet."""
+    running = instance.power in (Power.RUNNING, Power.PAUSED)
+    incarnation = instance.incarnation if running else ""
+    return InstanceReport(vcd=instance.vcd, power=POWERS[instance.power], incarnation=incarnation)
 
 
 def _judge(judge: Judge) -> JudgePolicy:
