@@ -1,0 +1,20 @@
+"""What several packages' tests stand on."""
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.podman import PodmanLab
+
+
+@pytest.fixture(scope="session")
+def podman_lab() -> Iterator[PodmanLab]:
+    """One private podman for the whole run; tests keep apart by the names of their stacks."""
+    if os.geteuid():
+        pytest.skip("the podman lab makes namespaces and containers: needs root")
+    if shutil.which("podman") is None:
+        pytest.skip("podman is not installed")
+    with PodmanLab() as lab:
+        yield lab

@@ -1,0 +1,1 @@
+"""Tests of the drivers, against the real engines."""
