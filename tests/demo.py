@@ -12,22 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
 from examples.shop import faults
-from tests.examples import shop
+from tests.examples.guarded import GuardedShop, shop_lab
 from tests.lab.namespace import LabError
-from tests.lab.podman import PodmanLab
 
-STEP_S = 300
 PATIENCE_S = 90
 CALM_S = 15
-SMOKE = ["/srv/shop/smoke", "--seconds", "20"]
 
 
 class Fault(NamedTuple):
@@ -59,55 +56,28 @@ class DemoError(Exception):
 
 
 class Demo:
-    """The shop under guard in one lab, driven by the same commands that a user types."""
+    """Tells what happens, with its time."""
 
-    def __init__(self, lab: PodmanLab) -> None:
-        self._lab = lab
+    def __init__(self, shop: GuardedShop) -> None:
+        self.shop = shop
         self._begin_s = time.monotonic()
 
     def say(self, line: str) -> None:
-        """One line of the story, with its time."""
+        """One line of the story."""
         click.echo(f"[{time.monotonic() - self._begin_s:6.1f} s] {line}")
 
-    def idm(self, *arguments: str, quiet: bool = False) -> "subprocess.CompletedProcess[str]":
-        """Run ``idm`` on the shop's manifest; what it prints belongs to the story."""
-        files = ["--config", str(self._lab.settings), "-f", str(shop.MANIFEST)]
-        done = run([sys.executable, "-m", "idm", *files, *arguments])
-        if not quiet:
-            for line in (done.stdout + done.stderr).splitlines():
-                self.say(f"  idm: {line}")
-        return done
-
     def must(self, *arguments: str) -> None:
-        """Run ``idm`` and insist on its success."""
-        if (done := self.idm(*arguments)).returncode:
+        """Run ``idm``, show what it prints, and insist on its success."""
+        done = self.shop.idm(*arguments)
+        for line in (done.stdout + done.stderr).splitlines():
+            self.say(f"  idm: {line}")
+        if done.returncode:
             raise DemoError(f"`idm {' '.join(arguments)}` ended with status {done.returncode}")
 
-    def run(self, vcd: str, command: Sequence[str]) -> None:
-        """Run a command inside a VCD, as the faults do."""
-        self._lab.podman("exec", f"shop-{vcd}", *command)
-
-    def pid(self, vcd: str) -> int:
-        """A process in the VCD's network namespace."""
-        return int(self._lab.podman("inspect", "--format", "{{.State.Pid}}", f"shop-{vcd}").stdout)
-
-    def smoke(self) -> bool:
-        """Whether the shop answers rightly to its smoke workload now."""
-        return self._lab.podman("exec", "shop-client", *SMOKE, check=False).returncode == 0
-
-    def history(self) -> list[dict[str, object]]:
-        """The rollbacks so far, newest first."""
-        return [json.loads(line) for line in self.idm("history", "--json", quiet=True).stdout.splitlines()]
-
-    def verdict(self) -> str:
-        """The verdict now, in one word."""
-        status = json.loads(self.idm("status", "--json", quiet=True).stdout)["status"]
-        return str(status["verdict"]).removeprefix("VERDICT_").lower()
-
     @contextmanager
-    def events(self) -> Iterator["queue.Queue[dict[str, object]]"]:
+    def events(self) -> Iterator["queue.Queue[dict[str, Any]]"]:
         """The manager's events from now on."""
-        with contextlib.closing(_Follower(f"unix:{self._lab.directory}/run/shop/dm.sock")) as follower:
+        with contextlib.closing(_Follower(self.shop.manager)) as follower:
             yield follower.events
 
 
@@ -115,7 +85,7 @@ class _Follower:
     """``dm events --follow``, read line by line."""
 
     def __init__(self, target: str) -> None:
-        self.events: queue.Queue[dict[str, object]] = queue.Queue(1000)
+        self.events: queue.Queue[dict[str, Any]] = queue.Queue(1000)
         command = [sys.executable, "-m", "dm", "events", "--follow", "--past", "0", "--json", "--dm", target]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -135,35 +105,29 @@ class _Follower:
         self._process.stdout.close()
 
 
-def run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
-    """Run a command in a session of its own, so that Ctrl-C reaches only the demo, which then cleans up in order."""
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=STEP_S, check=False, start_new_session=True
-    )
-
-
 def break_and_watch(demo: Demo, name: str) -> dict[str, object]:
     """Break the shop and follow the story to its end; returns the summary."""
     fault = FAULTS[name]
     with demo.events() as events:
         demo.say(f"FAULT {name}: {fault.story}")
         fault_s = time.time()
-        fault.apply(demo)
+        fault.apply(demo.shop)
         summary: dict[str, object] = {"fault": name, "verdict": "", "blamed": [], "outcome": ""}
         deadline = time.monotonic() + PATIENCE_S
         while not summary["outcome"]:
             try:
                 event = events.get(timeout=max(0.1, deadline - time.monotonic()))
             except queue.Empty:
-                raise DemoError(f"no end after {PATIENCE_S} s; the verdict is {demo.verdict()}") from None
+                raise DemoError(
+                    f"no end after {PATIENCE_S} s; the verdict is {demo.shop.verdict()}"
+                ) from None
             demo.say(f"  {event['kind']}: {event['message']}")
             fields = event.get("fields", {})
-            assert isinstance(fields, dict)
             if event["kind"] == "verdict" and fields["verdict"] == "failed":
                 summary["verdict"] = "failed"
             summary["outcome"] = fields.get("outcome", "")
-    (rollback, *_) = demo.history()
-    for suspect in rollback["suspects"][:1]:  # type: ignore[index]
+    (rollback, *_) = demo.shop.history()
+    for suspect in rollback["suspects"][:1]:
         demo.say(f"blamed: {suspect['name']} (score {suspect['score']:.2f}), because")
         for sentence in suspect["evidence"]:
             demo.say(f"  {sentence}")
@@ -185,11 +149,11 @@ def stay_calm(demo: Demo) -> dict[str, object]:
             except queue.Empty:
                 break
             demo.say(f"  {event['kind']}: {event['message']}")
-    blamed = [vcd for rollback in demo.history() for vcd in rollback["vcds"]]  # type: ignore[attr-defined]
+    blamed = [vcd for rollback in demo.shop.history() for vcd in rollback["vcds"]]
     outcome = "rolled back" if blamed else "no rollback"
     return {
         "fault": "none",
-        "verdict": demo.verdict(),
+        "verdict": demo.shop.verdict(),
         "blamed": blamed,
         "outcome": outcome,
         "detect_s": None,
@@ -207,18 +171,14 @@ def as_it_should(summary: dict[str, object], *, smoke: bool) -> bool:
 
 def tell(name: str) -> bool:
     """The whole story; returns whether it ended well."""
-    with ExitStack() as cleaning:
-        lab = cleaning.enter_context(PodmanLab())
-        demo = Demo(lab)
-        demo.say(f"a private podman in the network namespace {lab.netns}")
-        demo.say("the shop's image: built from packages when the cache has none (a minute or two)")
-        lab.image(shop.image())
-        cleaning.enter_context(shop.payments(lab.namespace))
-        cleaning.callback(lambda: demo.idm("down", quiet=True))
+    click.echo("the shop's image is built from packages when the cache has none, which takes a minute or two")
+    with shop_lab() as shop:
+        demo = Demo(shop)
+        demo.say(f"a private podman in the network namespace {shop.lab.netns}")
         demo.must("up")
         demo.must("capture")
         summary = stay_calm(demo) if name == "none" else break_and_watch(demo, name)
-        smoke = demo.smoke()
+        smoke = demo.shop.smoke()
         demo.say(f"the smoke workload {'passes' if smoke else 'FAILS'}")
         demo.say("cleaning up")
         well = as_it_should(summary, smoke=smoke)

@@ -1,0 +1,5 @@
+"""``python -m dma``."""
+
+from dma.cli import main
+
+main(prog_name="dma")

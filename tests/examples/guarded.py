@@ -1,0 +1,95 @@
+"""The sample shop under guard in a lab, driven by the same commands that a user types."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.examples import shop
+from tests.lab.podman import PodmanLab
+
+COMMAND_S = 300
+SMOKE = ("/srv/shop/smoke", "--seconds", "20")
+
+
+class GuardedShop:
+    """Runs ``idm`` on the shop's manifest in one lab. Also a target for ``examples.shop.faults``."""
+
+    def __init__(self, lab: PodmanLab, *, manifest: Path = shop.MANIFEST) -> None:
+        self.lab = lab
+        self.manifest = manifest
+        self.run_directory = lab.directory / "run" / "shop"
+        self.manager = f"unix:{self.run_directory}/dm.sock"
+
+    def idm_command(self, *arguments: str) -> list[str]:
+        """The command line of ``idm`` for this shop."""
+        files = ["--config", str(self.lab.settings), "-f", str(self.manifest)]
+        return [sys.executable, "-m", "idm", *files, *arguments]
+
+    def idm(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run ``idm`` to its end, in a session of its own: Ctrl-C is for the caller, who then cleans up in order."""
+        return subprocess.run(
+            self.idm_command(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
+            check=False,
+            start_new_session=True,
+        )
+
+    def run(self, vcd: str, command: Sequence[str]) -> None:
+        """Run a command inside a VCD."""
+        self.lab.podman("exec", f"shop-{vcd}", *command)
+
+    def pid(self, vcd: str) -> int:
+        """A process in the VCD's network namespace."""
+        return int(self.lab.podman("inspect", "--format", "{{.State.Pid}}", f"shop-{vcd}").stdout)
+
+    def smoke(self) -> bool:
+        """Whether the shop answers rightly to its smoke workload now."""
+        return self.lab.podman("exec", "shop-client", *SMOKE, check=False).returncode == 0
+
+    def history(self) -> list[dict[str, Any]]:
+        """The rollbacks so far, newest first."""
+        return [json.loads(line) for line in self.idm("history", "--json").stdout.splitlines()]
+
+    def status(self) -> dict[str, Any]:
+        """The manager's status, as JSON has it; empty while no manager answers."""
+        command = [sys.executable, "-m", "dm", "status", "shop", "--json", "--dm", self.manager]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=False)
+        statuses: list[dict[str, Any]] = json.loads(done.stdout or "[]")
+        return statuses[0] if statuses else {}
+
+    def verdict(self) -> str:
+        """The verdict now, in one word; empty while no manager answers."""
+        return str(self.status().get("verdict", "")).removeprefix("VERDICT_").lower()
+
+    def until(self, met: Callable[[], object], *, within_s: float, what: str) -> float:
+        """Wait for a condition; returns the seconds that it took, raises AssertionError when it does not come."""
+        begin_s = time.monotonic()
+        while not met():
+            if time.monotonic() - begin_s > within_s:
+                raise AssertionError(f"{what}: not within {within_s} s; {self.status()}")
+            time.sleep(0.1)
+        return time.monotonic() - begin_s
+
+    def pids(self) -> Mapping[str, int]:
+        """The processes that idm started, by name (``dm``, ``watch``, ``agent-…``)."""
+        return {path.stem: int(path.read_text().split()[0]) for path in self.run_directory.glob("*.pid")}
+
+
+@contextmanager
+def shop_lab() -> Iterator[GuardedShop]:
+    """A lab with the shop's image and its payments provider; whatever was brought up is taken down."""
+    with PodmanLab() as lab:
+        lab.image(shop.image())
+        with shop.payments(lab.namespace):
+            guarded = GuardedShop(lab)
+            try:
+                yield guarded
+            finally:
+                guarded.idm("down")
