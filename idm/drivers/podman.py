@@ -90,9 +90,10 @@ class PodmanDriver:
             raise DriverError(f'the network "{self._stack}" has another subnet than {subnet}: idm down first')
 
     def define(self, vcd: Vcd) -> None:
-        """Create the container from its base image, not started."""
+        """Create the container from its base image, not started, but with its namespaces, for an agent to watch."""
         try:
-            self._libpod.create(self._spec(vcd, image=vcd.image))
+            container = self._libpod.create(self._spec(vcd, image=vcd.image))
+            self._libpod.post(f"containers/{container}/init")
         except RefusedError as e:
             raise DriverError(
                 f"{vcd.name} cannot be created: {e}: idm down removes what an earlier launch left"
