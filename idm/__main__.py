@@ -1,0 +1,5 @@
+"""``python -m idm``."""
+
+from idm.cli import main
+
+main()

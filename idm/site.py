@@ -1,0 +1,39 @@
+"""Where a command starts: the manifest, this host's settings and the driver that they name, put together."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from idm import manifest as manifests
+from idm import settings as host
+from idm.deployment import Stack
+from idm.driver import Driver
+from idm.drivers.podman import PodmanDriver
+from idm.home import locate
+from idm.manifest import Manifest
+from idm.settings import Settings
+
+
+@contextmanager
+def open_stack(manifest: Path, config: Path | None) -> Iterator[Stack]:
+    """The stack of a manifest on this host; its driver is closed afterwards.
+
+    Raises ``ManifestError``, ``SettingsError`` or :class:`idm.errors.DeployError`.
+    """
+    declared, settings = manifests.load(manifest), host.load(config)
+    home = locate(
+        declared.stack.name,
+        list(declared.vcd),
+        state=Path(settings.state.directory),
+        run=Path(settings.state.run),
+    )
+    driver = open_driver(declared, settings)
+    try:
+        yield Stack(declared, manifests.fingerprint(declared), home, driver)
+    finally:
+        driver.close()
+
+
+def open_driver(manifest: Manifest, settings: Settings) -> Driver:
+    """The driver that the manifest names."""
+    return PodmanDriver(manifest, settings.podman)
