@@ -2,10 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
@@ -16,12 +15,17 @@ from dma import doctor, watch
 from dma.capture.plans import AUTO, OPENERS, open_capture
 from dma.capture.target import Target
 from dma.flow import CaptureError
+from dma.naming.names import Names
+from dma.run import run
 
 
 @click.group()
 @click.version_option(package_name="stackmend")
 def main() -> None:
     """See which services this machine depends on, and report them."""
+
+
+main.add_command(run)
 
 
 @contextmanager
@@ -36,21 +40,7 @@ def reported() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def capture_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What to watch and by which means: the options of every command that opens a capture."""
-    plans = click.Choice([AUTO, *OPENERS])
-    path = click.Path(path_type=Path)
-    for option in (
-        click.option("--plan", type=plans, default=AUTO, show_default=True, help="The hooks to use."),
-        click.option(
-            "--cgroup", type=path, help="Watch one cgroup, by its directory below the cgroup2 mount."
-        ),
-        click.option("--netns", type=path, help="Watch one network namespace, such as /proc/PID/ns/net."),
-    ):
-        command = option(command)
-    return command
-
-
+PLACE = click.Path(path_type=Path)
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
@@ -59,22 +49,34 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--interval", type=POSITIVE, default=2.0, show_default=True, help="Seconds between updates.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many updates.")
 @click.option("--duration", type=POSITIVE, help="End after so many seconds.")
-@capture_options
+@click.option(
+    "--reverse-dns/--no-reverse-dns", default=True, show_default=True, help="Ask for names of addresses."
+)
+@click.option("--netns", type=PLACE, help="Watch one network namespace, such as /proc/PID/ns/net.")
+@click.option("--cgroup", type=PLACE, help="Watch one cgroup, by its directory below the cgroup2 mount.")
+@click.option(
+    "--plan", type=click.Choice([AUTO, *OPENERS]), default=AUTO, show_default=True, help="The hooks to use."
+)
 def watch_command(
     *,
     as_json: bool,
     interval: float,
     count: int | None,
     duration: float | None,
+    reverse_dns: bool,
     netns: Path | None,
     cgroup: Path | None,
     plan: str,
 ) -> None:
     """Show live dependencies; no manager is needed."""
     show = watch.show_json if as_json else watch.show_table if sys.stdout.isatty() else watch.show_lines
-    with reported(), open_capture(Target(netns=netns, cgroup=cgroup), plan=plan) as capture:
-        intervals = watch.ticks(capture, interval_s=interval, count=count, duration_s=duration)
-        show(capture, intervals, watch.service_name, sys.stdout)
+    with (
+        reported(),
+        open_capture(Target(netns=netns, cgroup=cgroup), plan=plan) as capture,
+        Names(reverse_dns=reverse_dns) as names,
+    ):
+        intervals = watch.ticks(capture, names, interval_s=interval, count=count, duration_s=duration)
+        show(capture, intervals, names, sys.stdout)
 
 
 @main.command("doctor")

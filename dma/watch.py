@@ -4,8 +4,8 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
@@ -13,23 +13,22 @@ from rich.live import Live
 from rich.table import Table
 
 from dma import exchange
-from dma.flow import Address, Capture, Flow, Loss
+from dma.flow import Capture, Destination, Flow, Loss
+from dma.naming.names import Names
 
-NameOf = Callable[[Address, int], str]
 COLUMNS = ("service", "destination", "program", "attempts", "open", "pending", "failed")
 
 
-def service_name(address: Address, port: int) -> str:
-    """What the services database calls the port, else the address."""
-    with suppress(OSError):
-        return socket.getservbyport(port)
-    return str(address)
+def service_name(names: Names, destination: Destination) -> str:
+    """The most trusted name of a destination, else its address."""
+    known = names.lookup(destination)
+    return known[0].name if known else str(destination.address)
 
 
 def ticks(
-    capture: Capture, *, interval_s: float, count: int | None, duration_s: float | None
+    capture: Capture, names: Names, *, interval_s: float, count: int | None, duration_s: float | None
 ) -> Iterator[None]:
-    """One tick at the end of every interval, until the limit or SIGINT or SIGTERM; keeps the capture drained."""
+    """One tick at the end of every interval, until the limit, SIGINT or SIGTERM; the capture is drained meanwhile."""
     start = time.monotonic()
     end = start + duration_s if duration_s is not None else None
     with stop_signals() as stopped:
@@ -39,6 +38,7 @@ def ticks(
             due = start + tick * interval_s
             if not _wait(capture, stopped, min(due, end) if end else due):
                 return
+            names.changed()
             yield
             if end is not None and due >= end:
                 return
@@ -72,20 +72,20 @@ def stop_signals() -> Iterator[socket.socket]:
         writer.close()
 
 
-def show_json(capture: Capture, intervals: Iterable[None], name_of: NameOf, output: TextIO) -> None:
+def show_json(capture: Capture, intervals: Iterable[None], names: Names, output: TextIO) -> None:
     """Print one array of the exchange format per interval."""
     for _ in intervals:
         places = (flow.destination for flow in capture.flows())
-        found = (exchange.dependency(name_of(d.address, d.port), d.address, d.port) for d in places)
+        found = (exchange.dependency(service_name(names, d), d.address, d.port) for d in places)
         output.write(exchange.encode(found) + "\n")
         output.flush()
 
 
-def show_lines(capture: Capture, intervals: Iterable[None], name_of: NameOf, output: TextIO) -> None:
+def show_lines(capture: Capture, intervals: Iterable[None], names: Names, output: TextIO) -> None:
     """Print a line for each dependency that is new or has changed, per interval."""
     printed: set[tuple[str, ...]] = set()
     for _ in intervals:
-        rows = _rows(capture.flows(), name_of)
+        rows = _rows(capture.flows(), names)
         for row in rows:
             if row not in printed:
                 output.write(_line(row))
@@ -93,11 +93,11 @@ def show_lines(capture: Capture, intervals: Iterable[None], name_of: NameOf, out
         output.flush()
 
 
-def show_table(capture: Capture, intervals: Iterable[None], name_of: NameOf, output: TextIO) -> None:
+def show_table(capture: Capture, intervals: Iterable[None], names: Names, output: TextIO) -> None:
     """Keep a table on the terminal up to date."""
-    with Live(_table(capture, name_of), console=Console(file=output), auto_refresh=False) as live:
+    with Live(_table(capture, names), console=Console(file=output), auto_refresh=False) as live:
         for _ in intervals:
-            live.update(_table(capture, name_of), refresh=True)
+            live.update(_table(capture, names), refresh=True)
 
 
 def _line(row: tuple[str, ...]) -> str:
@@ -105,11 +105,11 @@ def _line(row: tuple[str, ...]) -> str:
     return f"{' '.join(row[:3])} {' '.join(told)}\n"
 
 
-def _table(capture: Capture, name_of: NameOf) -> Table:
+def _table(capture: Capture, names: Names) -> Table:
     table = Table(caption=_caption(capture.losses()), box=None)
     for column in COLUMNS:
         table.add_column(column, overflow="fold", no_wrap=column == "destination")
-    for row in _rows(capture.flows(), name_of):
+    for row in _rows(capture.flows(), names):
         table.add_row(*row)
     return table
 
@@ -118,15 +118,15 @@ def _caption(losses: Mapping[Loss, int]) -> str:
     return ", ".join(f"lost ({loss.value}): {count}" for loss, count in losses.items())
 
 
-def _rows(flows: Iterable[Flow], name_of: NameOf) -> list[tuple[str, ...]]:
-    return sorted(_row(flow, name_of) for flow in flows)
+def _rows(flows: Iterable[Flow], names: Names) -> list[tuple[str, ...]]:
+    return sorted(_row(flow, names) for flow in flows)
 
 
-def _row(flow: Flow, name_of: NameOf) -> tuple[str, ...]:
+def _row(flow: Flow, names: Names) -> tuple[str, ...]:
     transport, address, port, command = flow.destination
     host = f"[{address}]" if address.version == 6 else str(address)
     return (
-        name_of(address, port),
+        service_name(names, flow.destination),
         f"{transport.name.lower()}://{host}:{port}",
         command,
         str(flow.attempts),

@@ -63,7 +63,7 @@ def opened_cgroup(path: Path) -> Iterator[int]:
 @contextmanager
 def _opened(path: Path, flags: int, advice: str) -> Iterator[int]:
     try:
-        fd = os.open(path, flags | os.O_CLOEXEC)
+        fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as e:
         raise CaptureError(f"{path}: {str(e.strerror).lower()}: {advice}") from e
     try:
