@@ -177,7 +177,7 @@ class Deviation:
             return settled, "worked when last called on" if seen_ok else "nothing has called on it yet", None
         active_s = max(due_s if seen_ok else 0.0, source.seen_since_s)
         if live is not None:
-            active_s = max(active_s, live.last_attempt_s or 0.0, live.last_established_s or 0.0)
+            active_s = max(active_s, live.active_s() or 0.0)
         gone_s = active_s + golden.rhythm_s(self.policy.slack_s) if seen_ok or active_s > due_s else due_s
         if now_s < gone_s:
             return (

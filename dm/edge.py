@@ -86,6 +86,7 @@ class LiveEdge:
     __slots__ = (
         "attempts", "established", "failed", "failing_since_s", "failures_since_ok", "first_established_s",
         "first_seen_s", "flows", "gaps", "key", "kinds", "last_attempt_s", "last_established_s", "last_failure_s",
+        "last_open_s",
         "oldest_pending_s", "open", "pending",
     )  # fmt: skip
 
@@ -101,6 +102,7 @@ class LiveEdge:
         self.last_attempt_s: float | None = None
         self.last_established_s: float | None = None
         self.last_failure_s: float | None = None
+        self.last_open_s: float | None = None
         self.oldest_pending_s: float | None = None
         self.gaps: deque[float] = deque(maxlen=_GAPS_KEPT)
 
@@ -119,9 +121,16 @@ class LiveEdge:
         stuck = self.oldest_pending_s is not None and now_s - self.oldest_pending_s >= patience_s
         return stuck or self.failures_since_ok > 0
 
-    def put(self, flow_key: FlowKey, flow: Flow) -> None:
+    def active_s(self) -> float | None:
+        """When it was last called on, or last had an open connection."""
+        times = (self.last_attempt_s, self.last_established_s, self.last_open_s)
+        return max((time for time in times if time is not None), default=None)
+
+    def put(self, flow_key: FlowKey, flow: Flow, *, now_s: float) -> None:
         """Take in a flow's newest counters."""
         before = self.flows.get(flow_key)
+        if flow.open or (before is not None and before.open):
+            self.last_open_s = now_s
         self.flows[flow_key] = flow
         if before is not None and flow.attempts >= before.attempts:
             established, failed = flow.established - before.established, flow.failed - before.failed
@@ -131,9 +140,11 @@ class LiveEdge:
         self._note_outcome(flow, established, failed)
         self._total()
 
-    def drop(self, flow_key: FlowKey) -> None:
+    def drop(self, flow_key: FlowKey, *, now_s: float) -> None:
         """Forget a flow whose agent no longer reports it; what it proved stays."""
-        if self.flows.pop(flow_key, None) is not None:
+        flow = self.flows.pop(flow_key, None)
+        if flow is not None:
+            self.last_open_s = now_s if flow.open else self.last_open_s
             self._total()
 
     def restart(self) -> None:
@@ -142,7 +153,7 @@ class LiveEdge:
         self._total()
         self.failures_since_ok = 0
         self.failing_since_s = self.first_established_s = self.first_seen_s = None
-        self.last_established_s = self.last_failure_s = self.last_attempt_s = None
+        self.last_established_s = self.last_failure_s = self.last_attempt_s = self.last_open_s = None
         self.kinds.clear()
 
     def forgive(self) -> None:

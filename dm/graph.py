@@ -48,7 +48,7 @@ class LiveGraph:
         """The addresses that a VCD has now."""
         return [address for address, owner in self._owner.items() if owner == vcd]
 
-    def own(self, vcd: str, addresses: Iterable[Address]) -> None:
+    def own(self, vcd: str, addresses: Iterable[Address], *, now_s: float) -> None:
         """Say which addresses a VCD has now; flows to them become edges to it."""
         wanted = set(addresses)
         gone = {address for address, owner in self._owner.items() if owner == vcd} - wanted
@@ -58,23 +58,24 @@ class LiveGraph:
         self._owner.update(dict.fromkeys(gained, vcd))
         for address in gone | gained:
             for flow_key in list(self._flows_at.get(address, ())):
-                self._place(flow_key, self._edges[self._edge_of[flow_key]].flows[flow_key])
+                flow = self._edges[self._edge_of[flow_key]].flows[flow_key]
+                self._place(flow_key, flow, now_s=now_s)
 
-    def put(self, flow_key: FlowKey, flow: Flow) -> None:
+    def put(self, flow_key: FlowKey, flow: Flow, *, now_s: float) -> None:
         """Take in one flow's newest counters. A flow of a machine to itself is no dependency."""
         if self._owner.get(flow_key.address) != flow_key.source:
-            self._place(flow_key, flow)
+            self._place(flow_key, flow, now_s=now_s)
 
-    def keep_only(self, source: str, flow_keys: set[FlowKey]) -> None:
+    def keep_only(self, source: str, flow_keys: set[FlowKey], *, now_s: float) -> None:
         """An agent has sent its whole table: forget its flows that are not in it."""
         for flow_key in self._flows_of.get(source, set()) - flow_keys:
-            edge = self._unplace(flow_key)
+            edge = self._unplace(flow_key, now_s=now_s)
             self._changed(edge)
 
-    def restart(self, vcd: str) -> None:
+    def restart(self, vcd: str, *, now_s: float) -> None:
         """A VCD started anew: its own edges prove nothing yet, failures towards it are forgiven."""
         for flow_key in list(self._flows_of.get(vcd, ())):
-            self._unplace(flow_key)
+            self._unplace(flow_key, now_s=now_s)
         for edge in self._edges.values():
             if edge.key.source == vcd:
                 edge.restart()
@@ -83,18 +84,10 @@ class LiveGraph:
                 edge.forgive()
                 self._changed(edge)
 
-    def forget(self, key: EdgeKey) -> None:
-        """Remove an edge that has no flow any more."""
-        edge = self._edges[key]
-        for flow_key in list(edge.flows):
-            self._unplace(flow_key)
-        del self._edges[key]
-        self.topology.remove_edge(key.source, key.target, key=key)
-
-    def _place(self, flow_key: FlowKey, flow: Flow) -> None:
+    def _place(self, flow_key: FlowKey, flow: Flow, *, now_s: float) -> None:
         key = EdgeKey(flow_key.source, self._target(flow_key, flow), flow_key.transport, flow_key.port)
         if self._edge_of.get(flow_key, key) != key:
-            self._changed(self._unplace(flow_key))
+            self._changed(self._unplace(flow_key, now_s=now_s))
         edge = self._edges.get(key)
         if edge is None:
             edge = self._edges[key] = LiveEdge(key)
@@ -102,14 +95,14 @@ class LiveGraph:
         self._edge_of[flow_key] = key
         self._flows_at.setdefault(flow_key.address, set()).add(flow_key)
         self._flows_of.setdefault(flow_key.source, set()).add(flow_key)
-        edge.put(flow_key, flow)
+        edge.put(flow_key, flow, now_s=now_s)
         self._changed(edge)
 
-    def _unplace(self, flow_key: FlowKey) -> LiveEdge:
+    def _unplace(self, flow_key: FlowKey, *, now_s: float) -> LiveEdge:
         edge = self._edges[self._edge_of.pop(flow_key)]
         self._flows_at[flow_key.address].discard(flow_key)
         self._flows_of[flow_key.source].discard(flow_key)
-        edge.drop(flow_key)
+        edge.drop(flow_key, now_s=now_s)
         return edge
 
     def _target(self, flow_key: FlowKey, flow: Flow) -> str:

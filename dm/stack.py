@@ -122,7 +122,7 @@ class Stack:
             if name not in self.vcds:
                 generation = max(1, generations.get(name, 1))
                 self.vcds[name] = VcdState(name, generation=generation, started_s=spec.launch_s)
-                self.graph.own(name, addresses)
+                self.graph.own(name, addresses, now_s=now_s)
         self._sources = {name: self._source(vcd) for name, vcd in self.vcds.items()}
         self.use_image(self.image, now_s=now_s)
 
@@ -148,7 +148,7 @@ class Stack:
         """An agent said which addresses its machine has."""
         vcd.last_heard_s = now_s
         if addresses:
-            self.graph.own(vcd.name, addresses)
+            self.graph.own(vcd.name, addresses, now_s=now_s)
         self._judge_touched(now_s)
 
     def edges(
@@ -159,9 +159,9 @@ class Stack:
         for key, flow in flows:
             if vcd.pending_table is not None:
                 vcd.pending_table.add(key)
-            self.graph.put(key, flow)
+            self.graph.put(key, flow, now_s=now_s)
         if complete and vcd.pending_table is not None:
-            self.graph.keep_only(vcd.name, vcd.pending_table)
+            self.graph.keep_only(vcd.name, vcd.pending_table, now_s=now_s)
             vcd.pending_table = None
             self._see(vcd, now_s, now_s)
         self._judge_touched(now_s)
@@ -201,7 +201,7 @@ class Stack:
         vcd.pending_table = set()
         if expected or not crowded:
             vcd.started_s = now_s
-            self.graph.restart(vcd.name)
+            self.graph.restart(vcd.name, now_s=now_s)
         self._see(vcd, None, now_s)
         return True
 

@@ -41,16 +41,16 @@ def graph() -> LiveGraph:
 def test_an_address_inside_the_stack_is_its_machine() -> None:
     """A flow to a known address is an edge to the VCD that has it."""
     live = graph()
-    live.own("db", [IPv4Address("198.18.0.2")])
-    live.put(key("api", "198.18.0.2"), flow())
+    live.own("db", [IPv4Address("198.18.0.2")], now_s=9.0)
+    live.put(key("api", "198.18.0.2"), flow(), now_s=9.0)
     assert [edge.key for edge in live] == [EdgeKey("api", "db", Transport.TCP, 80)]
 
 
 def test_an_address_that_changes_its_owner_moves_the_edge() -> None:
     """When an address is known only later, or moves, the flow's counters move with it."""
     live = graph()
-    live.put(key("api", "198.18.0.2"), flow(attempts=3))
-    live.own("db", [IPv4Address("198.18.0.2")])
+    live.put(key("api", "198.18.0.2"), flow(attempts=3), now_s=9.0)
+    live.own("db", [IPv4Address("198.18.0.2")], now_s=9.0)
     edge = live.get(EdgeKey("api", "db", Transport.TCP, 80))
     assert edge is not None
     assert edge.attempts == 3
@@ -64,16 +64,16 @@ def test_a_host_name_names_the_node_and_a_hint_does_not() -> None:
     live = graph()
     hint = NameClaim("http", "NAME_SOURCE_WELL_KNOWN_PORT", 20, hint=True)
     name = NameClaim("pay.example", "NAME_SOURCE_HOSTS_FILE", 90, hint=False)
-    live.put(key("api", "198.18.9.1"), flow()._replace(names=(hint, name)))
-    live.put(key("api", "198.18.9.2"), flow()._replace(names=(hint,)))
+    live.put(key("api", "198.18.9.1"), flow()._replace(names=(hint, name)), now_s=9.0)
+    live.put(key("api", "198.18.9.2"), flow()._replace(names=(hint,)), now_s=9.0)
     assert {edge.key.target for edge in live} == {"pay.example", "198.18.9.2"}
 
 
 def test_a_machine_does_not_depend_on_itself() -> None:
     """A flow to one's own address is no edge."""
     live = graph()
-    live.own("api", [IPv4Address("198.18.0.1")])
-    live.put(key("api", "198.18.0.1"), flow())
+    live.own("api", [IPv4Address("198.18.0.1")], now_s=9.0)
+    live.put(key("api", "198.18.0.1"), flow(), now_s=9.0)
     assert len(live) == 0
 
 
@@ -81,9 +81,9 @@ def test_what_a_new_table_lacks_is_gone() -> None:
     """After an agent's whole table only its flows count; what they proved is remembered."""
     live = graph()
     old, new = key("api", "198.18.0.2"), key("api", "198.18.0.3")
-    live.put(old, flow(open_=1))
-    live.put(new, flow())
-    live.keep_only("api", {new})
+    live.put(old, flow(open_=1), now_s=9.0)
+    live.put(new, flow(), now_s=9.0)
+    live.keep_only("api", {new}, now_s=9.0)
     edge = live.get(EdgeKey("api", "198.18.0.2", Transport.TCP, 80))
     assert edge is not None
     assert (edge.open, edge.seen_ok) == (0, True)
@@ -93,18 +93,20 @@ def test_a_success_ends_a_failure() -> None:
     """An edge fails from its first failure after a success until the next success."""
     edge = LiveEdge(EdgeKey("a", "b", Transport.TCP, 80))
     one = key("a", "198.18.0.2")
-    edge.put(one, flow(at_s=1.0))
-    edge.put(one, flow(attempts=2, refused=1, at_s=2.0)._replace(last_established_s=1.0))
+    edge.put(one, flow(at_s=1.0), now_s=9.0)
+    edge.put(one, flow(attempts=2, refused=1, at_s=2.0)._replace(last_established_s=1.0), now_s=9.0)
     assert edge.failing(3.0, patience_s=1.0)
     assert edge.failing_since_s == 2.0
-    edge.put(one, flow(attempts=3, established=2, refused=1, at_s=4.0)._replace(last_failure_s=2.0))
+    edge.put(
+        one, flow(attempts=3, established=2, refused=1, at_s=4.0)._replace(last_failure_s=2.0), now_s=9.0
+    )
     assert not edge.failing(5.0, patience_s=1.0)
 
 
 def test_an_attempt_that_waits_too_long_fails() -> None:
     """A SYN without an answer is a failure long before the kernel gives up."""
     edge = LiveEdge(EdgeKey("a", "b", Transport.TCP, 80))
-    edge.put(key("a", "198.18.0.2"), flow(established=0)._replace(pending=1, oldest_pending_s=1.0))
+    edge.put(key("a", "198.18.0.2"), flow(established=0)._replace(pending=1, oldest_pending_s=1.0), now_s=9.0)
     assert not edge.failing(1.9, patience_s=1.0)
     assert edge.failing(2.0, patience_s=1.0)
 
@@ -135,11 +137,11 @@ def test_order_and_repetition_change_nothing(final: list[tuple[FlowKey, Flow]], 
     """Cumulative reports may come twice and in any order of flows."""
     straight, mixed = graph(), graph()
     for one, counters in final:
-        straight.put(one, counters)
+        straight.put(one, counters, now_s=9.0)
     twice = final * 2
     random.shuffle(twice)  # type: ignore[attr-defined]
     for one, counters in twice:
-        mixed.put(one, counters)
+        mixed.put(one, counters, now_s=9.0)
     assert totals(straight) == totals(mixed)
 
 
@@ -148,5 +150,5 @@ def test_topology_and_table_agree(final: list[tuple[FlowKey, Flow]]) -> None:
     """networkx holds exactly the edges of the table."""
     live = graph()
     for one, counters in final:
-        live.put(one, counters)
+        live.put(one, counters, now_s=9.0)
     assert {edge.key for edge in live} == {data for _, _, data in live.topology.edges(keys=True)}

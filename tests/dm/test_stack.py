@@ -157,6 +157,21 @@ def test_a_restarted_manager_sees_the_same() -> None:
     assert world.verdicts(since_s=since_s) <= {Verdict.OK, Verdict.INCONCLUSIVE}
 
 
+def test_a_connection_held_for_long_and_closed_is_missing_only_after_its_rhythm() -> None:
+    """An open connection is activity: when it closes, the time that it was open is no quiet time."""
+    world = healthy()
+    world.run(30.0)
+    since_s = world.now_s
+    world.idle.add("worker")
+    for need in world.needs:
+        if need.source == "worker" and need.connected_to is not None:
+            world._close(need)
+    world.run(world.policy.slack_s - 1.0)
+    assert world.verdicts(since_s=since_s) == {Verdict.OK}
+    world.run(2.0)
+    assert world.history[-1][1].verdict is Verdict.DEGRADED
+
+
 def test_an_external_service_that_is_down_reverts_nobody() -> None:
     """What is outside the stack may be blamed, but nothing is rolled back for it."""
     world = healthy()
