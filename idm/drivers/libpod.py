@@ -4,7 +4,7 @@ import json
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -338,7 +338,7 @@ class Events:
         self._response = response
 
     def __iter__(self) -> Iterator[Event]:
-        with self._response, suppress(RequestException):
+        with closing(self._response), suppress(RequestException):
             for line in self._response.iter_lines(CHUNK):
                 yield msgspec.json.decode(line, type=Event)
 

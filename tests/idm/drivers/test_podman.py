@@ -1,5 +1,6 @@
 """The podman driver against a real podman, in a private network namespace."""
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,11 @@ from idm.drivers.podman import PodmanDriver
 from tests.lab.podman import PodmanLab
 from tests.lab.tiny import TINY
 
-pytestmark = pytest.mark.lab
+pytestmark = [
+    pytest.mark.lab,
+    # podman-py leaves a socket that could not be connected to the garbage collector.
+    pytest.mark.filterwarnings("ignore:.*UDSSocket:pytest.PytestUnraisableExceptionWarning"),
+]
 
 STACK = """
 [stack]
@@ -55,6 +60,7 @@ def driver(podman_lab: PodmanLab, tmp_path: Path) -> Iterator[PodmanDriver]:
     finally:
         driver.remove()
         driver.close()
+        gc.collect()
 
 
 def _shell(driver: PodmanDriver, vcd: str, script: str) -> str:
@@ -332,10 +338,9 @@ def test_commands_end_with_status_and_output(driver: PodmanDriver) -> None:
     long = driver.execute("one", ["/bin/sh", "-c", "yes | head -c 3000000; echo end"], timeout_s=20)
     assert long.output.endswith("y\nend\n")
     assert len(long.output) == 256 * 1024
-    with pytest.raises(
-        DriverError, match=r"^one cannot run /bin/nothing: .*: see podman ps --all and the image's files$"
-    ):
-        driver.execute("one", ["/bin/nothing"], timeout_s=5)
+    missing = driver.execute("one", ["/bin/nothing"], timeout_s=5)
+    assert missing.status == 127
+    assert "no such file or directory" in missing.output
 
 
 def test_evidence_is_written(driver: PodmanDriver, tmp_path: Path) -> None:
