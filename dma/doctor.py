@@ -40,7 +40,9 @@ def examine() -> Iterator[Finding]:
     yield Finding("kernel", True, f"{platform.release()} {platform.machine()}")
     yield _privileges()
     yield Finding(
-        "BTF", BTF.exists(), str(BTF) if BTF.exists() else f"{BTF} is missing: only BCC could compile here"
+        "BTF",
+        BTF.exists(),
+        str(BTF) if BTF.exists() else f"{BTF} is missing: boot a kernel built with CONFIG_DEBUG_INFO_BTF",
     )
     yield _tried("libbpf", _loads_libbpf)
     root = cgroup2_root()

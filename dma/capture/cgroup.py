@@ -72,7 +72,9 @@ class CgroupCapture:
 def open_cgroup_capture(target: Target, settings: Settings) -> CgroupCapture:
     """Load and attach everything that this kernel allows; raises ``CaptureError`` when too little is left."""
     if not BTF.exists():
-        raise CaptureError(f"this kernel has no BTF ({BTF} is missing): use --plan netlink")
+        raise CaptureError(
+            f"this kernel has no BTF ({BTF} is missing): boot one built with CONFIG_DEBUG_INFO_BTF"
+        )
     with ExitStack() as stack:
         cgroup = target.cgroup or cgroup2_root()
         cgroup_fd = stack.enter_context(opened_cgroup(cgroup)) if cgroup else None

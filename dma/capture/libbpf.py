@@ -106,7 +106,7 @@ def explain(error: int) -> str:
     if error in (errno.EPERM, errno.EACCES):
         return f"not permitted: {PRIVILEGE}"
     if error == errno.ENOSYS:
-        return "this kernel has no bpf(): use --plan netlink"
+        return "this kernel has no bpf(): boot one built with CONFIG_BPF_SYSCALL"
     return os.strerror(error).lower()
 
 
