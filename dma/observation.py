@@ -45,7 +45,7 @@ class Observation:
     def look(self) -> None:
         """Read the counters; raises ``CaptureError``."""
         flows = [*self.capture.flows(), *self._existing.flows()]
-        self.table.merge(flows, own=frozenset(self.presence.addresses), now_ns=time.monotonic_ns())
+        self.table.merge(flows, own=frozenset(self.presence.addresses))
 
     def survey(self) -> None:
         """Read the counters and all that changes more slowly: once an interval. Raises ``CaptureError``."""
@@ -59,6 +59,7 @@ class Observation:
             log.warning("sockets and addresses unknown", reason=str(e))
         self._surveys += 1
         self.look()
+        self.table.age(time.monotonic_ns())
         if renamed := self._names.changed():
             self.table.touch(renamed)
 

@@ -18,7 +18,7 @@ class _Entry(NamedTuple):
 class Table:
     """At most ``limit`` edges, each the newest :class:`Flow` of its destination. Pure: the clock is passed in.
 
-    ``revision`` rises with every merge that changed something.
+    ``revision`` rises with everything that changes something.
     """
 
     def __init__(self, *, limit: int = DEFAULT_LIMIT) -> None:
@@ -32,7 +32,7 @@ class Table:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def merge(self, flows: Iterable[Flow], *, own: Collection[Address] = (), now_ns: int) -> None:
+    def merge(self, flows: Iterable[Flow], *, own: Collection[Address] = ()) -> None:
         """Take in all flows that there are; edges of which none is left are dropped.
 
         Calls to ``own`` addresses and to no single machine are no dependencies. Of two flows of one destination the
@@ -52,17 +52,20 @@ class Table:
                 continue
             if known is None and len(self._entries) >= self._limit:
                 refused.add(destination)
-            elif known is None or known.flow != flow or _waits(flow, now_ns):
+            elif known is None or known.flow != flow:
                 self._put(destination, _Entry(revision, flow))
         self.overflow += len(refused - self._refused)
         self._refused = refused
 
     def touch(self, addresses: Collection[Address]) -> None:
-        """Count the edges to these addresses as changed: something beside their counters did."""
-        revision = self.revision + 1
-        for destination, entry in list(self._entries.items()):
-            if destination.address in addresses:
-                self._put(destination, _Entry(revision, entry.flow))
+        """Count the edges to these addresses as changed: their names did."""
+        self._renew([flow for _, flow in self._entries.values() if flow.destination.address in addresses])
+
+    def age(self, now_ns: int) -> None:
+        """Count the edges with an attempt that has waited for long as changed: its age did."""
+        since_ns = now_ns - PENDING_NS
+        waiting = (flow for _, flow in self._entries.values() if flow.pending)
+        self._renew([flow for flow in waiting if flow.oldest_pending_ns <= since_ns])
 
     def changed_since(self, revision: int) -> list[Flow]:
         """The edges changed after ``revision``, the latest first; all of them after 0. Costs what it returns."""
@@ -73,6 +76,11 @@ class Table:
             if entry.revision <= revision:
                 return
             yield entry.flow
+
+    def _renew(self, flows: Iterable[Flow]) -> None:
+        revision = self.revision + 1
+        for flow in flows:
+            self._put(flow.destination, _Entry(revision, flow))
 
     def _put(self, destination: Destination, entry: _Entry) -> None:
         self._entries.pop(destination, None)
@@ -89,7 +97,3 @@ def is_dependency(address: Address) -> bool:
         or address.is_unspecified
         or address.packed == b"\xff\xff\xff\xff"
     )
-
-
-def _waits(flow: Flow, now_ns: int) -> bool:
-    return flow.pending > 0 and now_ns - flow.oldest_pending_ns >= PENDING_NS
