@@ -46,6 +46,13 @@ class Limit(msgspec.Struct, frozen=True):
     hard: int
 
 
+class NetworkOptions(msgspec.Struct, frozen=True):
+    """How a container is attached to a network."""
+
+    static_ips: list[str]
+    static_mac: str
+
+
 class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a container is created from; the keys are those of podman's SpecGenerator."""
 
@@ -53,7 +60,7 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     image: str
     hostname: str
     labels: dict[str, str]
-    networks: dict[str, dict[str, list[str]]]
+    networks: dict[str, dict[str, list[str] | str]]
     netns: dict[str, str]
     hostadd: list[str]
     # What an image declares as volumes stays in the container's file system, so that snapshots have it.

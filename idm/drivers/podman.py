@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from idm.drivers.libpod import (
     Libpod,
     Limit,
     Network,
+    NetworkOptions,
     RefusedError,
     Subnet,
 )
@@ -267,7 +269,7 @@ class PodmanDriver:
             cap_add=list(vcd.capabilities),
             r_limits=self._limits,
             netns={"nsmode": "bridge"},
-            networks={self._stack: {"static_ips": [vcd.address]}},
+            networks={self._stack: {"static_ips": [vcd.address], "static_mac": _mac(self._stack, vcd.name)}},
             hostadd=[f"{name}:{address}" for name, address in names.items()],
             labels={STACK: self._stack, VCD: vcd.name},
             image_volume_mode="ignore",
@@ -365,6 +367,14 @@ def _cgroup(container: Container) -> Path | None:
     return CGROUPS / own.relative_to("/") if own else None
 
 
+def _mac(stack: str, vcd: str) -> str:
+    """The same locally administered address for every container of a VCD.
+
+    Peers keep the one that they know for up to a minute, and reach a container taken back with another one only then.
+    """
+    return "02:" + hashlib.sha256(f"{stack}/{vcd}".encode()).digest()[:5].hex(":")
+
+
 def _snapshot(image: Image) -> Snapshot:
     labels = image.labels or {}
     created = datetime.fromtimestamp(image.created, UTC)
@@ -377,6 +387,11 @@ def _vcd(container: Container) -> str:
 
 def _affected(event: Event) -> str | None:
     return event.actor.attributes.get(VCD) if event.action in POWER_ACTIONS else None
+
+
+def _mac(address: str) -> str:
+    """A local hardware address for each address, so that what others have cached still holds after a restore."""
+    return "02:42:" + IPv4Address(address).packed.hex(":")
 
 
 def _limit(text: str) -> Limit:
