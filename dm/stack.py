@@ -18,6 +18,8 @@ LOSS_REMEMBERED_S = 30.0
 RESTART_WINDOW_S = 60.0
 RESTARTS_FORGIVEN = 2
 FAILURES_PROVE = 2
+LOSSES_TOLERATED = {"LOSS_REASON_MAP_FULL": 0, "LOSS_REASON_TABLE_FULL": 0, "LOSS_REASON_MISSED_PROBE": 10}
+"""How many losses between two reports leave what is missing believable. A full ring costs a wake-up, never a count."""
 
 
 class Verdict(StrEnum):
@@ -167,10 +169,11 @@ class Stack:
         self._judge_touched(now_s)
 
     def losses(self, vcd: VcdState, losses: Mapping[str, int], *, now_s: float) -> None:
-        """An agent said what it could not count."""
+        """An agent said what it could not count, cumulatively by reason."""
         vcd.last_heard_s = now_s
-        if any(count > vcd.losses.get(reason, 0) for reason, count in losses.items()):
-            vcd.last_loss_s = now_s
+        for reason, tolerated in LOSSES_TOLERATED.items():
+            if losses.get(reason, 0) - vcd.losses.get(reason, 0) > tolerated:
+                vcd.last_loss_s = now_s
         vcd.losses = dict(losses)
 
     def heard(self, vcd: VcdState, *, now_s: float) -> None:
@@ -218,7 +221,7 @@ class Stack:
         wrong = any(self.deviation.states.get(state, 0) for state in WRONG)
         if not wrong:
             self._over_since_s = self._fault_s = None
-            return self._judge_whole(self.deviation, now_s)
+            return self._judge_whole(self.deviation)
         return self._judge_wrong(self.deviation, now_s)
 
     def learn(self, *, smoke: bool) -> GoldenImage:
@@ -259,8 +262,8 @@ class Stack:
             default=self.spec.policy.slack_s,
         )
 
-    def _judge_whole(self, deviation: Deviation, now_s: float) -> Judgement:
-        if doubts := self._doubts(now_s):
+    def _judge_whole(self, deviation: Deviation) -> Judgement:
+        if doubts := self._doubts():
             return self._inconclusive(doubts)
         waiting = [
             (key, judged)
@@ -329,15 +332,13 @@ class Stack:
             return f"the agent of {vcd} lost events lately: what is missing may only be unseen"
         return ""
 
-    def _doubts(self, now_s: float) -> list[str]:
+    def _doubts(self) -> list[str]:
         doubts = [
             f"the agent of {vcd.name} is silent" for vcd in self.vcds.values() if vcd.seen_since_s is None
         ]
         for vcd in self.vcds.values():
             if vcd.missing_probes:
                 doubts.append(f"the agent of {vcd.name} lacks {', '.join(vcd.missing_probes)}")
-            if doubt := self._loss_doubt(vcd.name, now_s):
-                doubts.append(doubt)
             if vcd.power in DOWN:
                 doubts.append(f"{vcd.name} is {vcd.power}, and nothing calls on it")
         return doubts

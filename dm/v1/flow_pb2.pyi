@@ -54,7 +54,7 @@ class _FailureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailureKi
     FAILURE_KIND_REFUSED: _FailureKind.ValueType  # 1
     """The peer answered with a reset or a port-unreachable message."""
     FAILURE_KIND_TIMED_OUT: _FailureKind.ValueType  # 2
-    """Nothing answered until the kernel gave up."""
+    """Nothing answered until the kernel gave up, or the caller after the agent's patience (one second by default)."""
     FAILURE_KIND_UNREACHABLE: _FailureKind.ValueType  # 3
     """No route, or no such host on the link."""
     FAILURE_KIND_RESET: _FailureKind.ValueType  # 4
@@ -70,7 +70,7 @@ FAILURE_KIND_UNSPECIFIED: FailureKind.ValueType  # 0
 FAILURE_KIND_REFUSED: FailureKind.ValueType  # 1
 """The peer answered with a reset or a port-unreachable message."""
 FAILURE_KIND_TIMED_OUT: FailureKind.ValueType  # 2
-"""Nothing answered until the kernel gave up."""
+"""Nothing answered until the kernel gave up, or the caller after the agent's patience (one second by default)."""
 FAILURE_KIND_UNREACHABLE: FailureKind.ValueType  # 3
 """No route, or no such host on the link."""
 FAILURE_KIND_RESET: FailureKind.ValueType  # 4
@@ -243,7 +243,7 @@ class Edge(_message.Message):
     pending: _builtins.int
     """Attempts waiting for an answer now."""
     cancelled: _builtins.int
-    """Attempts that the caller gave up itself."""
+    """Attempts that the caller gave up itself before the agent's patience was over."""
     last_errno: _builtins.int
     """The errno of the latest failure; 0 means none or unknown."""
     first_seen_age_ms: _builtins.int

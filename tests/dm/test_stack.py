@@ -209,8 +209,12 @@ def test_a_client_that_falls_silent_is_blamed_for_the_silence_behind_it() -> Non
     assert "web" not in world.culprits()
 
 
-def test_lost_events_are_no_missing_edges() -> None:
-    """What an agent that lost events no longer reports may only be unseen."""
+@pytest.mark.parametrize(
+    ("reason", "verdict"),
+    [("LOSS_REASON_MAP_FULL", Verdict.INCONCLUSIVE), ("LOSS_REASON_RING_FULL", Verdict.FAILED)],
+)
+def test_lost_events_are_no_missing_edges(reason: str, verdict: Verdict) -> None:
+    """What an agent with a full table no longer reports may only be unseen; a full ring costs no count."""
     world = healthy()
     since_s = world.now_s
     world.idle.add("worker")
@@ -218,7 +222,7 @@ def test_lost_events_are_no_missing_edges() -> None:
         if need.source == "worker" and need.connected_to is not None:
             world._close(need)
     for _ in range(20):
-        lost = {"LOSS_REASON_MAP_FULL": int(world.now_s)}
+        lost = {reason: int(world.now_s)}
         world.stack.losses(world.vcd("worker"), lost, now_s=world.now_s)
         world.run(1.0)
-    assert Verdict.FAILED not in world.verdicts(since_s=since_s)
+    assert {Verdict.FAILED, Verdict.INCONCLUSIVE} & world.verdicts(since_s=since_s) == {verdict}
