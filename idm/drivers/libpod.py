@@ -60,7 +60,7 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     image: str
     hostname: str
     labels: dict[str, str]
-    networks: dict[str, dict[str, list[str] | str]]
+    networks: dict[str, NetworkOptions]
     netns: dict[str, str]
     hostadd: list[str]
     # What an image declares as volumes stays in the container's file system, so that snapshots have it.

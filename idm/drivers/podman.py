@@ -269,7 +269,7 @@ class PodmanDriver:
             cap_add=list(vcd.capabilities),
             r_limits=self._limits,
             netns={"nsmode": "bridge"},
-            networks={self._stack: {"static_ips": [vcd.address], "static_mac": _mac(self._stack, vcd.name)}},
+            networks={self._stack: NetworkOptions([vcd.address], _mac(vcd.address))},
             hostadd=[f"{name}:{address}" for name, address in names.items()],
             labels={STACK: self._stack, VCD: vcd.name},
             image_volume_mode="ignore",
@@ -365,14 +365,6 @@ def _cgroup(container: Container) -> Path | None:
     # The engine may have made further groups inside the container's.
     own = next((group for group in (path, *path.parents) if container.id in group.name), None)
     return CGROUPS / own.relative_to("/") if own else None
-
-
-def _mac(stack: str, vcd: str) -> str:
-    """The same locally administered address for every container of a VCD.
-
-    Peers keep the one that they know for up to a minute, and reach a container taken back with another one only then.
-    """
-    return "02:" + hashlib.sha256(f"{stack}/{vcd}".encode()).digest()[:5].hex(":")
 
 
 def _snapshot(image: Image) -> Snapshot:
