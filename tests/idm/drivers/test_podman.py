@@ -139,7 +139,9 @@ def test_restore_brings_the_file_system_back(driver: PodmanDriver) -> None:
         "one",
         "blue",
     ]
-    assert "198.18.66.11/24" in _shell(driver, "one", "ip -4 addr show eth0")
+    interface = _shell(driver, "one", "ip addr show eth0")
+    assert "198.18.66.11/24" in interface
+    assert "02:42:c6:12:42:0b" in interface
     assert _shell(
         driver, "two", "cat /data/state; ping -c 1 -W 2 one >/dev/null && echo reached"
     ).split() == [
