@@ -20,7 +20,7 @@ class Power(enum.Enum):
 
 
 class Instance(NamedTuple):
-    """One VCD as it runs now. ``incarnation`` differs after every start, so that a restart is seen even between polls."""
+    """One VCD as it runs now. ``incarnation`` differs after every start, so that a restart between polls is seen."""
 
     vcd: str
     power: Power
@@ -30,7 +30,10 @@ class Instance(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A state that one VCD can be taken back to. ``tag`` is shared by the snapshots taken together over the stack."""
+    """A state that one VCD can be taken back to. ``tag`` is shared by the snapshots taken together over the stack.
+
+    ``size`` is in bytes and counts what it shares with other snapshots.
+    """
 
     vcd: str
     tag: str
@@ -79,10 +82,16 @@ class Driver(Protocol):
         """All instances of this stack, by VCD."""
 
     def events(self) -> Iterator[str]:
-        """Yield the name of a VCD whenever its power may have changed; ends when the engine goes away or after close."""
+        """Yield a VCD whenever its power may have changed, and at first all of them, since any may have changed before.
+
+        A restart of the engine is bridged. Ends at close, and with :class:`DriverError` when the engine stays away.
+        """
 
     def snapshot(self, vcds: Sequence[str], *, tag: str, golden: str) -> list[Snapshot]:
-        """Take one coordinated snapshot: pause all, save all, resume all, also when one fails (then none is kept)."""
+        """Take one coordinated snapshot: pause all, save all, resume all, also when one fails (then none is kept).
+
+        All must be running, and none may have a snapshot of that tag.
+        """
 
     def restore(self, vcd: str, *, tag: str) -> None:
         """Take the VCD back to the snapshot and let it run. The snapshot is checked before the instance is touched."""
@@ -91,7 +100,7 @@ class Driver(Protocol):
         """All snapshots of this stack, oldest first."""
 
     def delete_snapshot(self, vcd: str, *, tag: str) -> None:
-        """Remove one snapshot; harmless when absent."""
+        """Remove one snapshot; harmless when absent. An instance that runs on it is not disturbed."""
 
     def evidence(self, vcd: str, directory: Path) -> list[Path]:
         """Write what helps to understand the VCD's present state (inspection, log tail) into files; returns them."""
