@@ -6,10 +6,13 @@ SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 VENV    := .venv
 BIN     := $(VENV)/bin
 OBJECT  := dma/capture/flows.bpf.o
+SYSTEM  := /usr/lib/python3/dist-packages
 
 # Build: clang compiles the BPF object. Run: libbpf loads it. Lab: podman with its network, images by mmdebstrap.
 PACKAGES := python3-venv clang llvm libbpf-dev libbpf1 linux-libc-dev python3-bpfcc iproute2 nftables procps \
-            podman runc conmon netavark aardvark-dns mmdebstrap ca-certificates
+            podman runc conmon netavark aardvark-dns mmdebstrap ca-certificates python3-libvirt
+# Beyond these the VM lab needs a hypervisor, and what writes the guests' disk.
+VM_PACKAGES := libvirt-daemon libvirt-daemon-system qemu-system-x86 qemu-utils e2fsprogs
 
 .PHONY: demo test check format stubs lock build clean
 .DELETE_ON_ERROR:
@@ -52,12 +55,13 @@ $(VENV)/packages: Makefile
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; fi
 	@mkdir -p $(VENV) && touch $@
 
-# bcc exists only as the distribution's package; a link to just that keeps the rest of the system's Python out.
+# bcc exists only as the distribution's package, and libvirt's binding belongs to the distribution's library; links to
+# just these keep the rest of the system's Python out.
 $(VENV)/ready: requirements.lock pyproject.toml $(VENV)/packages
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
-	@mkdir -p $(VENV)/system && ln -sfn /usr/lib/python3/dist-packages/bcc $(VENV)/system/bcc
+	@mkdir -p $(VENV)/system && ln -sfn -t $(VENV)/system $(SYSTEM)/bcc $(SYSTEM)/libvirt*.py $(SYSTEM)/libvirtmod*.so
 	@echo $(abspath $(VENV)/system) > $$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')/system.pth
 	@touch $@
 
