@@ -36,11 +36,20 @@ class Podman(msgspec.Struct, frozen=True, kw_only=True):
     ulimits: tuple[Ulimit, ...] = ()
 
 
+class Libvirt(msgspec.Struct, frozen=True, kw_only=True):
+    """The hypervisor, as libvirt names it: ``qemu:///system``, with ``?socket=`` for a daemon of one's own."""
+
+    uri: Annotated[str, Meta(pattern=r"^[a-z+]+://", description="a libvirt URI such as qemu:///system")] = (
+        "qemu:///system"
+    )
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All of it; every key has a default that suits an ordinary host."""
 
     state: State = State()
     podman: Podman = Podman()
+    libvirt: Libvirt = Libvirt()
 
 
 def load(path: Path | None) -> Settings:

@@ -15,6 +15,7 @@ BAD = [
         "[podman]\nulimits = ['nofile']",
         'podman.ulimits: expected a list whose items are each limits such as "nofile=1024:4096", got ["nofile"]',
     ),
+    ("[libvirt]\nuri = 'qemu'", 'libvirt.uri: expected a libvirt URI such as qemu:///system, got "qemu"'),
     ("[podmann]", 'podmann: no such key: did you mean "podman"?'),
     ("state = 1", "state: expected a table, got 1: write [state] above its keys"),
 ]
