@@ -1,5 +1,10 @@
 """How the other programs reach the manager: a channel with deadlines, and its errors as one line."""
 
+import os
+
+# gRPC's C core reads this once, while it is imported; a peer that goes away in good order is no error to print.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 import grpc
 import grpc.aio
 

@@ -178,10 +178,10 @@ def tell(name: str) -> bool:
         demo.must("up")
         demo.must("capture")
         summary = stay_calm(demo) if name == "none" else break_and_watch(demo, name)
-        smoke = demo.shop.smoke()
-        demo.say(f"the smoke workload {'passes' if smoke else 'FAILS'}")
+        wrong = demo.shop.smoke()
+        demo.say(f"the smoke workload {f'FAILS: {wrong}' if wrong else 'passes'}")
         demo.say("cleaning up")
-        well = as_it_should(summary, smoke=smoke)
+        well = as_it_should(summary, smoke=not wrong)
     click.echo(json.dumps(summary))
     return well
 

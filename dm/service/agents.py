@@ -71,6 +71,10 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
     def _hello(self, guarded: Guarded, vcd: VcdState, hello: agent_pb2.Hello) -> None:
         """An agent of an older generation is told the new one and says hello again; until then it is not heard."""
         now_s = time.monotonic()
+        if hello.generation > vcd.generation:
+            # Only a manager that lost its state file can be behind an agent: what the agent was told once holds.
+            vcd.generation = hello.generation
+            self._manager.store.put_generation(guarded.stack.spec.name, vcd.name, vcd.generation)
         guarded.welcome(vcd)
         if hello.generation not in (0, vcd.generation):
             return

@@ -239,6 +239,19 @@ def test_an_agent_of_an_older_generation_is_not_heard(tmp_path: Path) -> None:
     run(tmp_path, story)
 
 
+def test_a_manager_that_lost_its_file_takes_on_the_agents_generation(tmp_path: Path) -> None:
+    """An agent that was told a generation by an earlier manager is heard, and the generation is kept."""
+
+    async def story(peer: Peer) -> None:
+        await peer.apply()
+        async with peer.agent("web", generation=5) as agent:
+            assert agent.generation == 5
+            await agent.report(good())
+        assert peer.manager.store.generations("pair") == {"web": 5}
+
+    run(tmp_path, story)
+
+
 def test_a_newer_stream_of_the_same_agent_wins(tmp_path: Path) -> None:
     """When an agent comes back before its old stream was found dead, the old one is ended."""
 

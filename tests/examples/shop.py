@@ -33,7 +33,9 @@ def image() -> ImageSpec:
 def payments(namespace: Namespace) -> Iterator[None]:
     """Serve the payments provider inside a lab's namespace, at its own address."""
     run(["ip", "-n", namespace.name, "address", "add", f"{ADDRESS}/32", "dev", "lo"])
-    provider = subprocess.Popen(namespace.enter(sys.executable, str(SHOP / "external.py")))
+    provider = subprocess.Popen(
+        namespace.enter(sys.executable, str(SHOP / "external.py")), start_new_session=True
+    )
     try:
         _wait_until_listening(namespace)
         yield

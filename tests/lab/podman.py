@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
+from tests.lab.bridges import steady_bridges
 from tests.lab.engine import Engine, drop_cgroups, ulimits
 from tests.lab.image import ImageSpec, ImageStore
 from tests.lab.namespace import PREFIX, LabError, Namespace, delete, namespace, orphaned, stray
@@ -40,6 +41,7 @@ class PodmanLab:
         _sweep()
         with ExitStack() as stack:
             self.namespace = stack.enter_context(namespace())
+            stack.enter_context(steady_bridges(self.namespace))
             self.netns = self.namespace.name
             self.directory = BASE / self.netns
             self.socket = self.directory / "podman.sock"
@@ -80,6 +82,8 @@ class PodmanLab:
                 env=self._engine.environment(),
                 stdout=output,
                 stderr=output,
+                # Ctrl-C is for who made the lab, which then still needs the service to clean up.
+                start_new_session=True,
             )
         deadline = time.monotonic() + READY_S
         while not self.socket.exists():
@@ -125,6 +129,7 @@ def _mounts(namespace: Namespace, directory: Path) -> Iterator[tuple[str, ...]]:
         namespace.enter("unshare", "--mount", "sh", "-c", script, str(book), str(NETWORKS)),
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     with holder:
         try:
