@@ -101,15 +101,14 @@ class Subnet(msgspec.Struct, frozen=True):
     subnet: str
 
 
-class Network(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A network as podman has it, or as it is to be created: then podman chooses the interface."""
+class Network(msgspec.Struct, frozen=True):
+    """A network as podman has it, or as it is to be created."""
 
     name: str
     driver: str
     subnets: list[Subnet]
     dns_enabled: bool
     labels: dict[str, str] = {}
-    network_interface: str = ""
 
 
 class Actor(msgspec.Struct, frozen=True, rename="pascal"):
@@ -133,14 +132,6 @@ class Version(msgspec.Struct, frozen=True, rename="pascal"):
 
 class _Id(msgspec.Struct, frozen=True, rename="pascal"):
     id: str
-
-
-class _State(msgspec.Struct, frozen=True, rename="pascal"):
-    conmon_pid: int
-
-
-class _Inspection(msgspec.Struct, frozen=True, rename="pascal"):
-    state: _State
 
 
 class _Session(msgspec.Struct, frozen=True, rename="pascal"):
@@ -229,10 +220,6 @@ class Libpod:
         """All that podman knows of a container, as JSON."""
         inspection: bytes = self._send("GET", f"containers/{container}/json").content
         return inspection
-
-    def monitor(self, container: str) -> int:
-        """The process that watches over a container, in the namespaces of podman itself."""
-        return self._call("GET", f"containers/{container}/json", _Inspection).state.conmon_pid
 
     def changes(self, container: str) -> list[Change]:
         """How the container's file system differs from its image."""

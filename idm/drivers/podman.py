@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from idm.driver import Completed, DriverError, Instance, Power, Snapshot
-from idm.drivers import bridge
 from idm.drivers.libpod import (
     CALL_S,
     Container,
@@ -101,7 +100,6 @@ class PodmanDriver:
             raise DriverError(
                 f"{vcd.name} cannot be created: {e}: idm down removes what an earlier launch left"
             ) from e
-        self._pin_bridge(container)
 
     def start(self, vcd: str) -> None:
         """Start, or resume when paused."""
@@ -109,7 +107,6 @@ class PodmanDriver:
         action = "unpause" if container.state == "paused" else "start"
         with _explained(f"{vcd} cannot be started", "idm down and idm up makes it anew"):
             self._libpod.post(f"containers/{container.id}/{action}")
-        self._pin_bridge(container.id)
 
     def stop(self, vcd: str, *, grace_s: float = 10.0) -> None:
         """Ask to stop; force after the grace."""
@@ -258,13 +255,6 @@ class PodmanDriver:
             f"network {subnet} cannot be created", "choose another network.subnet in the manifest"
         ):
             self._libpod.create_network(network)
-
-    def _pin_bridge(self, container: str) -> None:
-        """The bridge goes with the last container and comes with the first, so this is to be done whenever one came."""
-        if (network := self._libpod.network(self._stack)) is not None:
-            gateway = str(IPv4Network(self._manifest.network.subnet)[1])
-            netns = Path(f"/proc/{self._libpod.monitor(container)}/ns/net")
-            bridge.pin(network.network_interface, _mac(gateway), netns=netns)
 
     def _spec(self, vcd: Vcd, *, image: str) -> ContainerSpec:
         names = {
