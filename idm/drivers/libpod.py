@@ -134,7 +134,10 @@ class _Id(msgspec.Struct, frozen=True, rename="pascal"):
     id: str
 
 
-class _Session(msgspec.Struct, frozen=True, rename="pascal"):
+class Session(msgspec.Struct, frozen=True, rename="pascal"):
+    """A command in a container; ``pid`` is its process on this host."""
+
+    running: bool
     exit_code: int
     pid: int
 
@@ -261,10 +264,9 @@ class Libpod:
             response.close()
         return None if expired.is_set() else bytes(output)
 
-    def session(self, session: str) -> tuple[int, int]:
-        """The exit status of a session that has ended, and its process on this host."""
-        state = self._call("GET", f"exec/{session}/json", _Session)
-        return state.exit_code, state.pid
+    def session(self, session: str) -> Session:
+        """How a command fares."""
+        return self._call("GET", f"exec/{session}/json", Session)
 
     def events(self, *, filters: Mapping[str, list[str]]) -> "Events":
         """Subscribe to what happens from now on."""

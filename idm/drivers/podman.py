@@ -1,8 +1,6 @@
 """Stacks of containers: every VCD is a podman container, a snapshot is an image committed from it."""
 
 import hashlib
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +28,7 @@ from idm.drivers.libpod import (
     RefusedError,
     Subnet,
 )
+from idm.drivers.sessions import end_monitors, kill_tree
 from idm.manifest import Manifest, Vcd
 from idm.settings import Podman
 
@@ -41,6 +40,7 @@ AT_ONCE = 8
 COMMIT_S = 300.0
 # How long an address or a name may take to become free after its container is gone.
 RELEASE_S, RELEASE_AGAIN_S = 5.0, 0.1
+NOTICE_S = 2.0
 # The service may restart, as at an upgrade, without the stack noticing.
 RECONNECT_S, RECONNECT_AGAIN_S = 30.0, 0.5
 LOG_LINES = 200
@@ -221,10 +221,14 @@ class PodmanDriver:
         """Run a command inside the VCD and wait for its end; its processes are killed when the time is up."""
         with _explained(f"{vcd} cannot run {command[0]}", "see podman ps --all and the image's files"):
             session = self._libpod.open_session(self._container(vcd).id, list(command))
-            output = self._libpod.run_session(session, most=OUTPUT_BYTES, timeout_s=timeout_s)
-            status, pid = self._libpod.session(session)
+            try:
+                output = self._libpod.run_session(session, most=OUTPUT_BYTES, timeout_s=timeout_s)
+                if output is None:
+                    kill_tree(self._libpod.session(session).pid)
+                status = self._ended(session)
+            finally:
+                end_monitors(session)
         if output is None:
-            _kill_tree(pid)
             raise DriverError(
                 f"{command[0]} did not end within {timeout_s:g} s in {vcd}: allow more, or see why it hangs"
             )
@@ -333,6 +337,13 @@ class PodmanDriver:
                 name = container.names[0]
                 raise DriverError(f"{name} stays paused, {e}: podman unpause {name}") from e
 
+    def _ended(self, session: str) -> int:
+        """Wait until podman has noticed the end of a command; returns its status."""
+        deadline = time.monotonic() + NOTICE_S
+        while (state := self._libpod.session(session)).running and time.monotonic() < deadline:
+            self._closing.wait(RELEASE_AGAIN_S)
+        return state.exit_code
+
     def _patiently(self, call: Callable[[], T]) -> T:
         deadline = time.monotonic() + RELEASE_S
         while True:
@@ -406,18 +417,3 @@ def _explained(what: str, advice: str) -> Iterator[None]:
         yield
     except RefusedError as e:
         raise DriverError(f"{what}: {e}: {advice}") from e
-
-
-def _kill_tree(pid: int) -> None:
-    """Kill a process of this host and all that it started; parents first, so that they start nothing more."""
-    if pid <= 0:
-        return
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGSTOP)
-    children = []
-    with suppress(OSError):
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    for child in children:
-        _kill_tree(int(child))
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)

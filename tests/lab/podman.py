@@ -16,6 +16,7 @@ from tests.lab.bridges import steady_bridges
 from tests.lab.engine import Engine, drop_cgroups, ulimits
 from tests.lab.image import ImageSpec, ImageStore
 from tests.lab.namespace import PREFIX, LabError, Namespace, delete, namespace, orphaned, stray
+from tests.lab.processes import processes
 
 BASE = Path("/var/tmp/stackmend-lab")
 READY_S = 20
@@ -113,6 +114,19 @@ def _empty(engine: Engine) -> None:
     engine.podman("rm", "--all", "--force", "--time=0", check=False)
     engine.podman("rm", "--all", "--force", "--time=0")
     engine.podman("network", "prune", "--force")
+    _end_monitors(engine)
+
+
+def _end_monitors(engine: Engine) -> None:
+    """End what watched over commands in containers: podman keeps it for minutes, and the lab's namespaces with it."""
+    deadline = time.monotonic() + READY_S
+    while monitors := [pid for pid, line in processes(f"{engine.directory}/").items() if "conmon " in line]:
+        if time.monotonic() > deadline:
+            raise LabError(f"conmon does not end: kill -9 {' '.join(map(str, monitors))}")
+        for pid in monitors:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
 
 
 @contextmanager

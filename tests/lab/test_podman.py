@@ -1,5 +1,6 @@
 """The podman lab itself: private, repeatable and gone afterwards."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from tests.lab.image import ImageSpec
 from tests.lab.namespace import NAMESPACES
 from tests.lab.podman import BASE, PodmanLab
+from tests.lab.processes import processes
 from tests.lab.tiny import TINY
 
 pytestmark = pytest.mark.lab
@@ -35,14 +37,11 @@ def run_container(lab: PodmanLab) -> None:
 def _traces(name: str) -> list[str]:
     """What is there of a lab: its namespace, directory, mounts and processes."""
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if name in line]
-    processes = []
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = command.read_bytes().decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        processes += [line.replace("\0", " ")] if name in line else []
-    return [str(path / name) for path in (NAMESPACES, BASE) if (path / name).exists()] + mounts + processes
+    return (
+        [str(path / name) for path in (NAMESPACES, BASE) if (path / name).exists()]
+        + mounts
+        + list(processes(name).values())
+    )
 
 
 @pytest.mark.usefixtures("podman_lab")
@@ -57,15 +56,32 @@ def test_labs_side_by_side_leave_nothing() -> None:
     assert _traces(one.netns) + _traces(other.netns) == []
 
 
-@pytest.mark.usefixtures("podman_lab")
-def test_a_killed_lab_is_swept() -> None:
-    """What a killed run left behind, running containers as well, goes when the next lab starts."""
+def _end(number: signal.Signals) -> str:
+    """Send a signal to a process with a lab, and its process group as a terminal does; returns the lab's name."""
     with subprocess.Popen(
-        [sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", KILLED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     ) as process:
         assert process.stdout is not None
         name = process.stdout.readline().strip()
-        process.send_signal(signal.SIGKILL)
+        os.killpg(process.pid, number)
+    return name
+
+
+@pytest.mark.usefixtures("podman_lab")
+def test_an_interrupted_lab_leaves_nothing() -> None:
+    """Ctrl-C takes the lab down like a regular end."""
+    assert _traces(_end(signal.SIGINT)) == []
+
+
+@pytest.mark.usefixtures("podman_lab")
+def test_a_killed_lab_is_swept() -> None:
+    """What a killed run left behind, running containers as well, goes when the next lab starts."""
+    name = _end(signal.SIGKILL)
     assert any("conmon" in trace for trace in _traces(name))
     with PodmanLab():
         assert _traces(name) == []

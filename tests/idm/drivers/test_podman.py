@@ -13,6 +13,7 @@ from idm import manifest, settings
 from idm.driver import DriverError, Power
 from idm.drivers.podman import PodmanDriver
 from tests.lab.podman import PodmanLab
+from tests.lab.processes import processes
 from tests.lab.tiny import TINY
 
 pytestmark = [
@@ -321,6 +322,11 @@ def test_the_service_dies_while_a_command_runs(driver: PodmanDriver, podman_lab:
         podman_lab.start_service()
 
 
+def _monitors(lab: PodmanLab) -> list[str]:
+    """The processes that watch over commands in this lab's containers."""
+    return [line for line in processes(str(lab.directory)).values() if "--exec-process-spec" in line]
+
+
 def test_commands_have_a_deadline(driver: PodmanDriver, podman_lab: PodmanLab) -> None:
     """A command past its time is killed with what it started."""
     began = time.monotonic()
@@ -330,9 +336,10 @@ def test_commands_have_a_deadline(driver: PodmanDriver, podman_lab: PodmanLab) -
         driver.execute("one", ["/bin/sh", "-c", "while :; do echo x; sleep 77; done"], timeout_s=1)
     assert time.monotonic() - began < 5
     _eventually(lambda: "sleep 77" not in podman_lab.podman("top", "tiny-one", "args").stdout)
+    assert _monitors(podman_lab) == []
 
 
-def test_commands_end_with_status_and_output(driver: PodmanDriver) -> None:
+def test_commands_end_with_status_and_output(driver: PodmanDriver, podman_lab: PodmanLab) -> None:
     """The exit status and both outputs are returned; a long output by its end."""
     done = driver.execute("one", ["/bin/sh", "-c", "echo out; echo err >&2; exit 7"], timeout_s=10)
     assert done.status == 7
@@ -340,6 +347,7 @@ def test_commands_end_with_status_and_output(driver: PodmanDriver) -> None:
     long = driver.execute("one", ["/bin/sh", "-c", "yes | head -c 3000000; echo end"], timeout_s=20)
     assert long.output.endswith("y\nend\n")
     assert len(long.output) == 256 * 1024
+    assert _monitors(podman_lab) == []
     missing = driver.execute("one", ["/bin/nothing"], timeout_s=5)
     assert missing.status == 127
     assert "no such file or directory" in missing.output
