@@ -69,7 +69,7 @@ class Operations:
                     now_ms,
                 )
             case Phase.VERIFY:
-                self._verify(operation, judgement, now_ms)
+                self._verify(operation, judgement, now_s=now_s, now_ms=now_ms)
 
     def request(self, vcds: Sequence[str], *, now_ms: int) -> Operation:
         """A person asks for a rollback."""
@@ -157,13 +157,16 @@ class Operations:
             for operation in past
         )
 
-    def _verify(self, operation: Operation, judgement: Judgement, now_ms: int) -> None:
+    def _verify(self, operation: Operation, judgement: Judgement, *, now_s: float, now_ms: int) -> None:
         whole = judgement.verdict is Verdict.OK
-        if whole and self.stack.whole(operation.symptoms):
+        since_s = now_s - (now_ms - operation.reverted_ms) / 1000
+        unproved = self.stack.unproved(operation.symptoms, operation.vcds, since_s=since_s, now_s=now_s)
+        if whole and not unproved:
             self._end(operation, Outcome.RECOVERED, "every golden edge is as it should be", now_ms)
         elif now_ms >= operation.verify_by_ms and whole:
+            quiet = ", ".join(str(key) for key in unproved[:3])
             self._end(
-                operation, Outcome.RECOVERED, "nothing deviates, though not every edge was called on", now_ms
+                operation, Outcome.RECOVERED, f"nothing deviates, though nobody called on {quiet}", now_ms
             )
         elif now_ms >= operation.verify_by_ms:
             self._end(operation, Outcome.STILL_BAD, "; ".join(judgement.reasons[:3]), now_ms)

@@ -18,6 +18,7 @@ LOSS_REMEMBERED_S = 30.0
 RESTART_WINDOW_S = 60.0
 RESTARTS_FORGIVEN = 2
 FAILURES_PROVE = 2
+SURVIVES_S = 3.0
 LOSSES_TOLERATED = {"LOSS_REASON_MAP_FULL": 0, "LOSS_REASON_TABLE_FULL": 0, "LOSS_REASON_MISSED_PROBE": 10}
 """How many losses between two reports leave what is missing believable. A full ring costs a wake-up, never a count."""
 
@@ -241,12 +242,42 @@ class Stack:
             raise GoldenError("no dependency has been seen yet: is there traffic in the stack?")
         return image
 
-    def whole(self, symptoms: Iterable[str]) -> bool:
-        """Whether those edges, by their text, are positively right again."""
+    def unproved(
+        self, symptoms: Iterable[str], vcds: Iterable[str], *, since_s: float, now_s: float
+    ) -> list[EdgeKey]:
+        """Golden edges that have not yet shown that they work since ``since_s``.
+
+        Asked for are those that deviated, by their text, and all that touch the VCDs unless only traffic brings them.
+        """
         if self.deviation is None:
+            return []
+        texts, ends, judged = set(symptoms), set(vcds), self.deviation.judged()
+        asked = (
+            edge
+            for key, edge in self.deviation.golden.items()
+            if str(key) in texts
+            or (
+                ends & {key.source, key.target}
+                and edge.kind is not Kind.ON_DEMAND
+                and self.deviation.image.required(edge)
+            )
+        )
+        return [
+            edge.key
+            for edge in asked
+            if judged[edge.key].state is not EdgeState.OK or not self._proved_since(edge.key, since_s, now_s)
+        ]
+
+    def _proved_since(self, key: EdgeKey, since_s: float, now_s: float) -> bool:
+        live = self.graph.get(key)
+        if live is None:
             return False
-        states = {str(key): judged.state for key, judged in self.deviation.judged().items()}
-        return all(states.get(symptom) is EdgeState.OK for symptom in symptoms)
+        if not live.answers:
+            return (live.last_attempt_s or 0.0) >= since_s
+        if (live.last_established_s or 0.0) >= since_s:
+            return live.pending == 0 or live.open > 0
+        # A connection that outlived the revert proves as much, once the dead ones among them have been destroyed.
+        return live.open > 0 and now_s - since_s >= SURVIVES_S
 
     def settle_s(self, vcds: Iterable[str]) -> float:
         """Seconds that these VCDs may take after a start until their edges are back, by what was learned."""

@@ -22,6 +22,7 @@ import click
 from examples.shop import faults
 from tests.examples.guarded import GuardedShop, shop_lab
 from tests.lab.namespace import LabError
+from tests.lab.podman import PodmanLab
 
 PATIENCE_S = 90
 CALM_S = 15
@@ -172,9 +173,9 @@ def as_it_should(summary: dict[str, object], *, smoke: bool) -> bool:
 def tell(name: str) -> bool:
     """The whole story; returns whether it ended well."""
     click.echo("the shop's image is built from packages when the cache has none, which takes a minute or two")
-    with shop_lab() as shop:
+    with PodmanLab() as lab, shop_lab(lab) as shop:
         demo = Demo(shop)
-        demo.say(f"a private podman in the network namespace {shop.lab.netns}")
+        demo.say(f"a private podman in the network namespace {lab.netns}")
         demo.must("up")
         demo.must("capture")
         summary = stay_calm(demo) if name == "none" else break_and_watch(demo, name)

@@ -88,6 +88,22 @@ def test_a_fault_is_led_to_its_recovery(desk: Desk) -> None:
     assert operation.fault_ms < operation.decided_ms < operation.reverted_ms < operation.ended_ms
 
 
+def test_a_verdict_of_ok_alone_is_no_recovery(desk: Desk) -> None:
+    """Edges to the machine that was taken back have to be called on again before the stack counts as recovered."""
+    desk.world.broken.add("db")
+    desk.run(5.0)
+    desk.answer()
+    desk.world.idle |= {"api", "worker"}
+    desk.world.broken.clear()
+    desk.world.restart("db", down_s=0.5)
+    desk.answer(snapshot="snap")
+    desk.run(3.0)
+    assert desk.outcomes() == [Outcome.NONE]
+    desk.world.idle.clear()
+    desk.run(5.0)
+    assert desk.outcomes() == [Outcome.RECOVERED]
+
+
 def test_a_killed_manager_goes_on_and_repeats_only_the_same_command(desk: Desk) -> None:
     """After a restart the command under way is sent again with its own token, so that nothing is done twice."""
     desk.world.broken.add("db")

@@ -1,18 +1,27 @@
 """The sample shop under guard in a lab, driven by the same commands that a user types."""
 
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import grpc
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from dm.v1 import rollback_service_pb2, stack_service_pb2
+from dm.v1.rollback_service_pb2_grpc import RollbackServiceStub
+from dm.v1.stack_service_pb2_grpc import StackServiceStub
 from tests.examples import shop
 from tests.lab.podman import PodmanLab
 
 COMMAND_S = 300
+CALL_S = 5
+Answer = TypeVar("Answer")
+
 SMOKE = ("/srv/shop/smoke", "--seconds", "20")
 
 
@@ -55,15 +64,16 @@ class GuardedShop:
         return f"{done.stdout}{done.stderr}".strip() if done.returncode else ""
 
     def history(self) -> list[dict[str, Any]]:
-        """The rollbacks so far, newest first."""
-        return [json.loads(line) for line in self.idm("history", "--json").stdout.splitlines()]
+        """The rollbacks so far, newest first, as JSON has them; empty while no manager answers."""
+        request = rollback_service_pb2.ListRollbacksRequest(stack="shop")
+        reply = self._ask(lambda at: RollbackServiceStub(at).ListRollbacks(request, timeout=CALL_S))
+        return [_plain(one) for one in reply.rollbacks] if reply else []
 
     def status(self) -> dict[str, Any]:
         """The manager's status, as JSON has it; empty while no manager answers."""
-        command = [sys.executable, "-m", "dm", "status", "shop", "--json", "--dm", self.manager]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=False)
-        statuses: list[dict[str, Any]] = json.loads(done.stdout or "[]")
-        return statuses[0] if statuses else {}
+        request = stack_service_pb2.GetStatusRequest(stack="shop")
+        reply = self._ask(lambda at: StackServiceStub(at).GetStatus(request, timeout=CALL_S))
+        return _plain(reply.status) if reply else {}
 
     def verdict(self) -> str:
         """The verdict now, in one word; empty while no manager answers."""
@@ -78,19 +88,30 @@ class GuardedShop:
             time.sleep(0.1)
         return time.monotonic() - begin_s
 
+    def _ask(self, call: Callable[[grpc.Channel], Answer]) -> Answer | None:
+        with grpc.insecure_channel(self.manager) as channel:
+            try:
+                return call(channel)
+            except grpc.RpcError:
+                return None
+
     def pids(self) -> Mapping[str, int]:
         """The processes that idm started, by name (``dm``, ``watch``, ``agent-…``)."""
         return {path.stem: int(path.read_text().split()[0]) for path in self.run_directory.glob("*.pid")}
 
 
+def _plain(message: Message) -> dict[str, Any]:
+    document: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    return document
+
+
 @contextmanager
-def shop_lab() -> Iterator[GuardedShop]:
-    """A lab with the shop's image and its payments provider; whatever was brought up is taken down."""
-    with PodmanLab() as lab:
-        lab.image(shop.image())
-        with shop.payments(lab.namespace):
-            guarded = GuardedShop(lab)
-            try:
-                yield guarded
-            finally:
-                guarded.idm("down")
+def shop_lab(lab: PodmanLab, *, manifest: Path = shop.MANIFEST) -> Iterator[GuardedShop]:
+    """The shop's image and its payments provider in a lab; whatever was brought up is taken down."""
+    lab.image(shop.image())
+    with shop.payments(lab.namespace):
+        guarded = GuardedShop(lab, manifest=manifest)
+        try:
+            yield guarded
+        finally:
+            guarded.idm("down")
