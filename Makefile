@@ -14,7 +14,7 @@ PACKAGES := python3-venv clang llvm libbpf-dev libbpf1 linux-libc-dev python3-bp
 # Beyond these the VM lab needs a hypervisor, and what writes the guests' disk.
 VM_PACKAGES := libvirt-daemon libvirt-daemon-system qemu-system-x86 qemu-utils e2fsprogs
 
-.PHONY: demo test check format stubs lock build clean
+.PHONY: demo test soak bench-rollback check format stubs lock build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready $(OBJECT)
@@ -22,6 +22,14 @@ demo: $(VENV)/ready $(OBJECT)
 
 test: check
 	$(SUDO) $(BIN)/python -m pytest $(ARGS)
+
+# Every fault of the demo, RUNS times in a row; results below build/bench.
+RUNS    ?= 10
+soak: $(VENV)/ready $(OBJECT)
+	$(SUDO) $(BIN)/python -m tests.bench.faults $(RUNS)
+
+bench-rollback: $(VENV)/ready $(OBJECT)
+	$(SUDO) $(BIN)/python -m tests.bench.rollback
 
 check: $(VENV)/ready $(OBJECT)
 	$(BIN)/ruff check .

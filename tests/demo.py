@@ -132,7 +132,10 @@ def break_and_watch(demo: Demo, name: str) -> dict[str, object]:
         demo.say(f"blamed: {suspect['name']} (score {suspect['score']:.2f}), because")
         for sentence in suspect["evidence"]:
             demo.say(f"  {sentence}")
-    decided_ms, ended_ms = (int(str(rollback[field])) for field in ("decided_ms", "ended_ms"))
+    decided_ms, ended_ms = int(rollback["decided_ms"]), int(rollback["ended_ms"])
+    if reverted_ms := int(rollback.get("reverted_ms", 0)):
+        took_s = (reverted_ms - decided_ms) / 1000
+        demo.say(f"{', '.join(rollback['vcds'])}: running again {took_s:.2f} s after the decision")
     summary["blamed"] = rollback["vcds"]
     summary["detect_s"] = round(decided_ms / 1000 - fault_s, 2)
     summary["recover_s"] = round(ended_ms / 1000 - fault_s, 2)
