@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import click
 import grpc
@@ -17,6 +17,8 @@ from google.protobuf.json_format import MessageToDict
 
 from dm import render
 from dm.client import ManagerError, connect, explain
+from dm.options import Peer, manager_option, tls_options
+from dm.tls import Tls
 from dm.v1 import golden_service_pb2 as golden_pb
 from dm.v1 import golden_service_pb2_grpc, stack_service_pb2_grpc
 from dm.v1 import stack_service_pb2 as stack_pb
@@ -34,11 +36,14 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--listen", required=True, help="unix:/path/to/dm.sock, or 127.0.0.1:PORT.")
+@click.option(
+    "--listen", multiple=True, required=True, help="unix:/path/to/dm.sock, or ADDRESS:PORT; repeatable."
+)
 @click.option(
     "--state", required=True, type=click.Path(path_type=Path), help="SQLite file for durable state."
 )
-def serve(listen: str, state: Path) -> None:
+@tls_options
+def serve(listen: tuple[str, ...], state: Path, tls: Tls | None) -> None:
     """Serve agents, deployers and command lines until SIGTERM."""
     # The server's libraries are of no use to the other commands and take a while to load.
     from dm.log import configure
@@ -49,22 +54,16 @@ def serve(listen: str, state: Path) -> None:
     configure()
     try:
         with Store(state) as store:
-            asyncio.run(run(listen, store, ready=_notify_ready))
+            asyncio.run(run(store, *listen, tls=tls, ready=_notify_ready))
     except (ServeError, StoreError) as error:
         _fail(str(error))
-
-
-def _manager_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--dm", "target", envvar="STACKMEND_DM", default="", help="The manager's address.")(
-        command
-    )
 
 
 @main.command()
 @click.argument("stack", required=False, default="")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@_manager_option
-def status(stack: str, as_json: bool, target: str) -> None:
+@manager_option
+def status(stack: str, as_json: bool, peer: Peer) -> None:
     """Show the verdict on STACK, or on all; exit 0 only if all are ok or launching."""
 
     async def call(channel: grpc.aio.Channel) -> stack_pb.ListStacksResponse:
@@ -74,7 +73,7 @@ def status(stack: str, as_json: bool, target: str) -> None:
         reply = await stub.GetStatus(stack_pb.GetStatusRequest(stack=stack), timeout=CALL_S)
         return stack_pb.ListStacksResponse(stacks=[reply.status])
 
-    reply = _ask(target, call)
+    reply = _ask(peer, call)
     if as_json:
         click.echo(
             json.dumps(
@@ -90,15 +89,15 @@ def status(stack: str, as_json: bool, target: str) -> None:
 @main.command()
 @click.argument("stack")
 @click.option("--format", "form", type=click.Choice(["text", "json", "dot", "mermaid"]), default="text")
-@_manager_option
-def graph(stack: str, form: str, target: str) -> None:
+@manager_option
+def graph(stack: str, form: str, peer: Peer) -> None:
     """Show STACK's live graph held against its golden image."""
 
     async def call(channel: grpc.aio.Channel) -> stack_pb.GetGraphResponse:
         stub = stack_service_pb2_grpc.StackServiceStub(channel)
         return await stub.GetGraph(stack_pb.GetGraphRequest(stack=stack), timeout=CALL_S)
 
-    reply = _ask(target, call)
+    reply = _ask(peer, call)
     match form:
         case "json":
             click.echo(render.graph_json(reply))
@@ -117,8 +116,8 @@ def graph(stack: str, form: str, target: str) -> None:
 )
 @click.option("--follow", is_flag=True, help="Go on with new events until interrupted.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-@_manager_option
-def events(stack: str, past: int, follow: bool, as_json: bool, target: str) -> None:
+@manager_option
+def events(stack: str, past: int, follow: bool, as_json: bool, peer: Peer) -> None:
     """Show what happened in STACK, or in all."""
 
     async def call(channel: grpc.aio.Channel) -> None:
@@ -133,7 +132,7 @@ def events(stack: str, past: int, follow: bool, as_json: bool, target: str) -> N
                 event = item.event
                 click.echo(f"{_clock(event.time_ms)}  {event.stack}  {event.kind}  {event.message}")
 
-    _ask(target, call)
+    _ask(peer, call)
 
 
 @main.group()
@@ -144,42 +143,42 @@ def golden() -> None:
 @golden.command("capture")
 @click.argument("stack")
 @click.option("--merge", "join", is_flag=True, help="Add this launch to the image in force.")
-@_manager_option
-def golden_capture(stack: str, join: bool, target: str) -> None:
+@manager_option
+def golden_capture(stack: str, join: bool, peer: Peer) -> None:
     """Learn an image from the live STACK (without a snapshot: `idm capture` takes both)."""
     request = golden_pb.CaptureGoldenRequest(stack=stack, merge=join)
-    reply = _golden(target, lambda stub: stub.CaptureGolden(request, timeout=CALL_S))
+    reply = _golden(peer, lambda stub: stub.CaptureGolden(request, timeout=CALL_S))
     _say_summary(reply.golden)
 
 
 @golden.command("list")
 @click.argument("stack", required=False, default="")
-@_manager_option
-def golden_list(stack: str, target: str) -> None:
+@manager_option
+def golden_list(stack: str, peer: Peer) -> None:
     """List the images, newest first."""
     request = golden_pb.ListGoldenRequest(stack=stack)
-    for summary in _golden(target, lambda stub: stub.ListGolden(request, timeout=CALL_S)).golden:
+    for summary in _golden(peer, lambda stub: stub.ListGolden(request, timeout=CALL_S)).golden:
         _say_summary(summary)
 
 
 @golden.command("show")
 @click.argument("image")
-@_manager_option
-def golden_show(image: str, target: str) -> None:
+@manager_option
+def golden_show(image: str, peer: Peer) -> None:
     """Print an IMAGE (its identifier, or a stack's name for the one in force) as JSON."""
     request = golden_pb.GetGoldenRequest(id=image)
-    reply = _golden(target, lambda stub: stub.GetGolden(request, timeout=CALL_S))
+    reply = _golden(peer, lambda stub: stub.GetGolden(request, timeout=CALL_S))
     click.echo(reply.document, nl=False)
 
 
 @golden.command("export")
 @click.argument("image")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@_manager_option
-def golden_export(image: str, file: Path, target: str) -> None:
+@manager_option
+def golden_export(image: str, file: Path, peer: Peer) -> None:
     """Write an IMAGE to FILE."""
     request = golden_pb.GetGoldenRequest(id=image)
-    reply = _golden(target, lambda stub: stub.GetGolden(request, timeout=CALL_S))
+    reply = _golden(peer, lambda stub: stub.GetGolden(request, timeout=CALL_S))
     try:
         file.write_text(reply.document)
     except OSError as error:
@@ -188,25 +187,25 @@ def golden_export(image: str, file: Path, target: str) -> None:
 
 @golden.command("import")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@_manager_option
-def golden_import(file: Path, target: str) -> None:
+@manager_option
+def golden_import(file: Path, peer: Peer) -> None:
     """Take in an image from FILE and put it in force."""
     try:
         document = file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         _fail(f"cannot read {file}: {error}; name a file written by `dm golden export`")
     request = golden_pb.ImportGoldenRequest(document=document)
-    _say_summary(_golden(target, lambda stub: stub.ImportGolden(request, timeout=CALL_S)).golden)
+    _say_summary(_golden(peer, lambda stub: stub.ImportGolden(request, timeout=CALL_S)).golden)
 
 
 @golden.command("diff")
 @click.argument("image")
 @click.argument("other", required=False, default="")
-@_manager_option
-def golden_diff(image: str, other: str, target: str) -> None:
+@manager_option
+def golden_diff(image: str, other: str, peer: Peer) -> None:
     """Show what differs between IMAGE and OTHER, or the live stack; exit 1 if anything does."""
     request = golden_pb.DiffGoldenRequest(id=image, other=other)
-    reply = _golden(target, lambda stub: stub.DiffGolden(request, timeout=CALL_S))
+    reply = _golden(peer, lambda stub: stub.DiffGolden(request, timeout=CALL_S))
     for line in reply.lines:
         click.echo(line)
     sys.exit(1 if reply.lines else 0)
@@ -214,36 +213,36 @@ def golden_diff(image: str, other: str, target: str) -> None:
 
 @golden.command("merge")
 @click.argument("images", nargs=-1, required=True)
-@_manager_option
-def golden_merge(images: tuple[str, ...], target: str) -> None:
+@manager_option
+def golden_merge(images: tuple[str, ...], peer: Peer) -> None:
     """Learn one image from all the launches of several IMAGES."""
     request = golden_pb.MergeGoldenRequest(ids=images)
-    _say_summary(_golden(target, lambda stub: stub.MergeGolden(request, timeout=CALL_S)).golden)
+    _say_summary(_golden(peer, lambda stub: stub.MergeGolden(request, timeout=CALL_S)).golden)
 
 
 @golden.command("rm")
 @click.argument("image")
-@_manager_option
-def golden_rm(image: str, target: str) -> None:
+@manager_option
+def golden_rm(image: str, peer: Peer) -> None:
     """Delete an IMAGE."""
     request = golden_pb.DeleteGoldenRequest(id=image)
-    _golden(target, lambda stub: stub.DeleteGolden(request, timeout=CALL_S))
+    _golden(peer, lambda stub: stub.DeleteGolden(request, timeout=CALL_S))
 
 
 def _golden(
-    target: str, call: Callable[["golden_service_pb2_grpc.GoldenServiceAsyncStub"], Awaitable[Answer]]
+    peer: Peer, call: Callable[["golden_service_pb2_grpc.GoldenServiceAsyncStub"], Awaitable[Answer]]
 ) -> Answer:
     async def ask(channel: grpc.aio.Channel) -> Answer:
         return await call(golden_service_pb2_grpc.GoldenServiceStub(channel))
 
-    return _ask(target, ask)
+    return _ask(peer, ask)
 
 
-def _ask(target: str, call: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> Answer:
+def _ask(peer: Peer, call: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> Answer:
     """Run one call; every failure becomes one line."""
 
     async def run() -> Answer:
-        async with _reached(target or _only_manager()) as channel:
+        async with _reached(peer) as channel:
             return await call(channel)
 
     try:
@@ -255,9 +254,10 @@ def _ask(target: str, call: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> 
 
 
 @asynccontextmanager
-async def _reached(target: str) -> AsyncIterator[grpc.aio.Channel]:
+async def _reached(peer: Peer) -> AsyncIterator[grpc.aio.Channel]:
+    target = peer.target or _only_manager()
     try:
-        async with connect(target) as channel:
+        async with connect(target, tls=peer.tls) as channel:
             yield channel
     except grpc.RpcError as error:
         raise explain(error, target=target) from error

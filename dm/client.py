@@ -8,6 +8,10 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 import grpc
 import grpc.aio
 
+from dm.tls import Tls, TlsError
+
+__all__ = ("MAX_MESSAGE_BYTES", "ManagerError", "Tls", "connect", "explain", "is_local")
+
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 _OPTIONS = (
@@ -23,21 +27,59 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
 )
 
+_NOBODY = "no manager answers at {target}: is it running? (start one with `dm serve` or `idm up`)"
+_HANDSHAKES = (
+    (
+        "unable to get local issuer",
+        "the manager at {target} has a certificate of another CA: name its stack's CA",
+    ),
+    (
+        "has expired",
+        "the certificate of the manager at {target} has expired: renew it, or set this machine's clock",
+    ),
+    (
+        "not yet valid",
+        "the certificate of the manager at {target} is not valid yet: set this machine's clock",
+    ),
+    (
+        "Hostname Verification",
+        "the certificate of the manager at {target} is not for this address: use one it names",
+    ),
+    (
+        "WRONG_VERSION_NUMBER",
+        "what answers at {target} speaks no TLS: leave out the certificates, or check the port",
+    ),
+    (
+        "failed to connect to all addresses; last error: UNAVAILABLE",
+        "the manager at {target} hung up: it wants TLS (--tls-ca, --tls-cert, --tls-key), or trusts another CA",
+    ),
+)
+"""What gRPC says when two sides do not come together, and what that means; the first that fits."""
+
 
 class ManagerError(Exception):
     """The manager cannot be reached or refused; the message is one line that says what to do."""
 
 
-def connect(target: str) -> grpc.aio.Channel:
-    """A channel to ``unix:/path`` or, on loopback only, ``host:port``; closes as a context manager.
+def connect(target: str, *, tls: Tls | None = None) -> grpc.aio.Channel:
+    """A channel to ``unix:/path`` or ``host:port``; closes as a context manager.
 
-    Raises :class:`ManagerError` for any other address, since what is said there would travel unencrypted.
+    A unix socket is guarded by its permissions and never encrypted. Every other address is by ``tls``; without it only
+    loopback is allowed. Raises :class:`ManagerError` for any other address, and for files that cannot be used.
     """
-    if not is_local(target):
+    if target.startswith("unix:") or (tls is None and is_local(target)):
+        return grpc.aio.insecure_channel(target, options=_OPTIONS)
+    if tls is None:
         raise ManagerError(
-            f"{target} is not on this machine: use unix:/path/to/dm.sock or a loopback address"
+            f"{target} is not on this machine: use unix:/path/to/dm.sock, a loopback address, or TLS "
+            "(--tls-ca, --tls-cert and --tls-key)"
         )
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+    try:
+        material = tls.load()
+    except TlsError as error:
+        raise ManagerError(str(error)) from error
+    credentials = grpc.ssl_channel_credentials(material.ca, material.key, material.certificate)
+    return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
 
 
 def is_local(target: str) -> bool:
@@ -49,11 +91,11 @@ def is_local(target: str) -> bool:
 def explain(error: grpc.RpcError, *, target: str) -> ManagerError:
     """The error of a call, as one line for a person."""
     code = error.code() if isinstance(error, grpc.aio.AioRpcError) else None
+    details = (error.details() or "") if isinstance(error, grpc.aio.AioRpcError) else str(error)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return ManagerError(
-            f"no manager answers at {target}: is it running? (start one with `dm serve` or `idm up`)"
-        )
+        signs = () if target.startswith("unix:") else _HANDSHAKES
+        doubt = next((words for sign, words in signs if sign in details), _NOBODY)
+        return ManagerError(doubt.format(target=target))
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return ManagerError(f"the manager at {target} did not answer in time: see its log")
-    details = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
     return ManagerError(details or f"the call failed with {code}")

@@ -18,9 +18,12 @@ from dm.manager import Manager, UnknownStackError
 from dm.operations import OperationError
 from dm.service.agents import AgentService
 from dm.service.golden import GoldenService
+from dm.service.handler import wrapped
+from dm.service.identity import RefusedError, Rights
 from dm.service.rollbacks import RollbackService
 from dm.service.stacks import StackService
 from dm.store.sqlite import Store
+from dm.tls import Tls, TlsError
 from dm.v1 import (
     agent_service_pb2_grpc,
     golden_service_pb2_grpc,
@@ -31,6 +34,8 @@ from dm.wire import WireError
 
 GRACE_S = 0.5
 UNIX_PATH_LIMIT = 107
+MAX_STREAMS = 100
+"""Calls at a time on one connection."""
 
 log = structlog.get_logger()
 
@@ -39,6 +44,7 @@ _STATUS = {
     GoldenError: grpc.StatusCode.FAILED_PRECONDITION,
     OperationError: grpc.StatusCode.FAILED_PRECONDITION,
     WireError: grpc.StatusCode.INVALID_ARGUMENT,
+    RefusedError: grpc.StatusCode.PERMISSION_DENIED,
 }
 
 
@@ -58,21 +64,7 @@ class Errors(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                _explained(handler.unary_unary), handler.request_deserializer, handler.response_serializer
-            )
-        if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(
-                _explained_stream(handler.unary_stream),
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        return grpc.stream_stream_rpc_method_handler(
-            _explained_stream(handler.stream_stream),
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+        return wrapped(handler, single=_explained, stream=_explained_stream)
 
 
 def _explained(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,46 +89,98 @@ def _explained_stream(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @asynccontextmanager
-async def serving(listen: str, store: Store) -> AsyncIterator[Manager]:
-    """Serve while the block runs. Raises :class:`ServeError` when the address cannot be used."""
-    if not is_local(listen):
-        raise ServeError(
-            f"{listen} can be reached from other machines: use unix:/path/to/dm.sock or 127.0.0.1:PORT"
-        )
-    _clear_socket(listen)
+async def serving(store: Store, *listen: str, tls: Tls | None = None) -> AsyncIterator[Manager]:
+    """Serve at all these addresses while the block runs. Raises :class:`ServeError` when one cannot be used.
+
+    With ``tls`` every address but a unix socket is served encrypted and to certificates only; without, only addresses
+    of this machine are served. New files at the same place are used from the next connection on.
+    """
+    for address in listen:
+        if tls is None and not is_local(address):
+            raise ServeError(
+                f"{address} can be reached from other machines: use unix:/path/to/dm.sock, 127.0.0.1:PORT, or TLS "
+                "(--tls-ca, --tls-cert and --tls-key)"
+            )
+        _clear_socket(address)
     manager = Manager(store)
     options = [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
         ("grpc.so_reuseport", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
     ]
-    server = grpc.aio.server(interceptors=[Errors()], options=options)
+    server = grpc.aio.server(interceptors=[Errors(), Rights(manager)], options=options)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(manager), server)
     stack_service_pb2_grpc.add_StackServiceServicer_to_server(StackService(manager), server)
     golden_service_pb2_grpc.add_GoldenServiceServicer_to_server(GoldenService(manager), server)
     rollback_service_pb2_grpc.add_RollbackServiceServicer_to_server(RollbackService(manager), server)
-    try:
-        server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise ServeError(f"cannot listen at {listen}: is another manager there already?") from error
+    credentials = _credentials(tls) if tls is not None else None
+    for address in listen:
+        _bind(server, address, credentials)
     await server.start()
-    _close_to_others(listen)
     try:
         yield manager
     finally:
         await server.stop(GRACE_S)
 
 
-async def serve(listen: str, store: Store, *, ready: Callable[[], None]) -> None:
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> None:
+    try:
+        if credentials is None or address.startswith("unix:"):
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise ServeError(
+            f"cannot listen at {address}: is it an address of this machine, and is another manager there already?"
+        ) from error
+    _close_to_others(address)
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """Certificates are read again whenever their files have changed; raises :class:`ServeError` for the first ones."""
+    try:
+        seen, first = _changed(tls), _configuration(tls)
+    except (TlsError, OSError) as error:
+        raise ServeError(str(error)) from error
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        """Asked at each handshake, on a thread of gRPC's; None keeps what is in use."""
+        nonlocal seen
+        try:
+            if (now := _changed(tls)) == seen:
+                return None
+            seen, renewed = now, _configuration(tls)
+        except (TlsError, OSError) as error:
+            log.warning("certificates not renewed", reason=str(error))
+            return None
+        log.info("certificates renewed", certificate=str(tls.certificate))
+        return renewed
+
+    # The stubs forget None, which gRPC takes for "no change".
+    return grpc.dynamic_ssl_server_credentials(first, fetch, require_client_authentication=True)  # type: ignore[arg-type]
+
+
+def _configuration(tls: Tls) -> grpc.ServerCertificateConfiguration:
+    material = tls.load(server=True)
+    return grpc.ssl_server_certificate_configuration([(material.key, material.certificate)], material.ca)
+
+
+def _changed(tls: Tls) -> list[tuple[int, int]]:
+    stats = [path.stat() for path in (tls.ca, tls.certificate, tls.key)]
+    return [(stat.st_ino, stat.st_mtime_ns) for stat in stats]
+
+
+async def serve(store: Store, *listen: str, tls: Tls | None, ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(listen, store) as manager:
-        log.info("listening", at=listen)
+    async with serving(store, *listen, tls=tls) as manager:
+        log.info("listening", at=listen, tls=tls is not None)
         ready()
         judging = asyncio.create_task(manager.run())
         stopping = asyncio.create_task(stop.wait())

@@ -155,7 +155,7 @@ def refused(times: int) -> flow_pb2.Edge:
 async def manager(folder: Path) -> AsyncIterator[Peer]:
     """A real manager on a unix socket, and a client of it."""
     with Store(folder / "dm.sqlite") as store:
-        async with serving(f"unix:{folder}/dm.sock", store) as served:
+        async with serving(store, f"unix:{folder}/dm.sock") as served:
             judging = asyncio.create_task(served.run())
             async with connect(f"unix:{folder}/dm.sock") as channel:
                 yield Peer(channel, served)
@@ -334,7 +334,7 @@ def test_a_second_manager_at_the_same_socket_is_refused(tmp_path: Path) -> None:
 
     async def story(_: Peer) -> None:
         with Store(tmp_path / "other.sqlite") as store, pytest.raises(ServeError, match="listens at"):
-            async with serving(f"unix:{tmp_path}/dm.sock", store):
+            async with serving(store, f"unix:{tmp_path}/dm.sock"):
                 pass
 
     run(tmp_path, story)
@@ -346,7 +346,7 @@ def test_only_local_addresses_are_served(tmp_path: Path) -> None:
 
     async def story() -> None:
         with Store(tmp_path / "dm.sqlite") as store, pytest.raises(ServeError, match="other machines"):
-            async with serving("0.0.0.0:7443", store):
+            async with serving(store, "0.0.0.0:7443"):
                 pass
 
     asyncio.run(story())
