@@ -28,7 +28,7 @@ class CgroupCapture:
     """See ``dma.flow.Capture``; made by ``open_cgroup_capture``."""
 
     plan = "cgroup"
-    loader = "co-re"
+    loader = "core"
 
     def __init__(self, loaded: Object, probes: tuple[Probe, ...], stack: ExitStack) -> None:
         self.probes = probes
