@@ -10,7 +10,8 @@ SYSTEM  := /usr/lib/python3/dist-packages
 
 # Build: clang compiles the BPF object. Run: libbpf loads it. Lab: podman with its network, images by mmdebstrap.
 PACKAGES := python3-venv clang llvm libbpf-dev libbpf1 linux-libc-dev python3-bpfcc iproute2 nftables procps \
-            podman runc conmon netavark aardvark-dns mmdebstrap ca-certificates python3-libvirt
+            podman runc conmon netavark aardvark-dns iptables mmdebstrap debian-archive-keyring ca-certificates \
+            python3-libvirt
 # Beyond these the VM lab needs a hypervisor, and what writes the guests' disk.
 VM_PACKAGES := libvirt-daemon libvirt-daemon-system qemu-system-x86 qemu-utils e2fsprogs
 

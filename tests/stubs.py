@@ -1,4 +1,4 @@
-"""Generates dm/v1 from proto/dm/v1: run as ``python -m tests.stubs``; the tests call it to see that nothing is stale."""
+"""Generates dm/v1 from proto/dm/v1: run as ``python -m tests.stubs``; a test calls it to see that nothing is stale."""
 
 import sys
 from importlib.resources import files

@@ -21,6 +21,7 @@ def steady_bridges(namespace: Namespace) -> Iterator[None]:
     monitor = subprocess.Popen(
         namespace.enter("ip", "-oneline", "monitor", "link"),
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
     )
