@@ -2,5 +2,6 @@
 
 import os
 
-# gRPC's own log would mix with ours, and a stranger at the TLS port could fill the disk with it. Read at its import.
+# gRPC's C core reads this once, while it is imported. A peer that goes away in good order is no error to print, and a
+# stranger at the TLS port could fill the disk with lines.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -1,9 +1,6 @@
 """How the other programs reach the manager: a channel with deadlines, and its errors as one line."""
 
-import os
-
-# gRPC's C core reads this once, while it is imported; a peer that goes away in good order is no error to print.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+import re
 
 import grpc
 import grpc.aio
@@ -22,10 +19,12 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.enable_http_proxy", 0),
 )
+# How long one attempt to connect may take, whatever its name says; a small guest needs a while for its handshake.
+_PLAIN = (*_OPTIONS, ("grpc.min_reconnect_backoff_ms", 200))
+_ENCRYPTED = (*_OPTIONS, ("grpc.min_reconnect_backoff_ms", 3_000))
 
 _NOBODY = "no manager answers at {target}: is it running? (start one with `dm serve` or `idm up`)"
 _HANDSHAKES = (
@@ -50,11 +49,11 @@ _HANDSHAKES = (
         "what answers at {target} speaks no TLS: leave out the certificates, or check the port",
     ),
     (
-        "failed to connect to all addresses; last error: UNAVAILABLE",
+        "failed to connect.*Socket closed",
         "the manager at {target} hung up: it wants TLS (--tls-ca, --tls-cert, --tls-key), or trusts another CA",
     ),
 )
-"""What gRPC says when two sides do not come together, and what that means; the first that fits."""
+"""What gRPC says when two sides do not come together, as patterns, and what that means."""
 
 
 class ManagerError(Exception):
@@ -68,7 +67,7 @@ def connect(target: str, *, tls: Tls | None = None) -> grpc.aio.Channel:
     loopback is allowed. Raises :class:`ManagerError` for any other address, and for files that cannot be used.
     """
     if target.startswith("unix:") or (tls is None and is_local(target)):
-        return grpc.aio.insecure_channel(target, options=_OPTIONS)
+        return grpc.aio.insecure_channel(target, options=_PLAIN)
     if tls is None:
         raise ManagerError(
             f"{target} is not on this machine: use unix:/path/to/dm.sock, a loopback address, or TLS "
@@ -79,7 +78,7 @@ def connect(target: str, *, tls: Tls | None = None) -> grpc.aio.Channel:
     except TlsError as error:
         raise ManagerError(str(error)) from error
     credentials = grpc.ssl_channel_credentials(material.ca, material.key, material.certificate)
-    return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+    return grpc.aio.secure_channel(target, credentials, options=_ENCRYPTED)
 
 
 def is_local(target: str) -> bool:
@@ -94,7 +93,7 @@ def explain(error: grpc.RpcError, *, target: str) -> ManagerError:
     details = (error.details() or "") if isinstance(error, grpc.aio.AioRpcError) else str(error)
     if code is grpc.StatusCode.UNAVAILABLE:
         signs = () if target.startswith("unix:") else _HANDSHAKES
-        doubt = next((words for sign, words in signs if sign in details), _NOBODY)
+        doubt = next((words for sign, words in signs if re.search(sign, details)), _NOBODY)
         return ManagerError(doubt.format(target=target))
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return ManagerError(f"the manager at {target} did not answer in time: see its log")
