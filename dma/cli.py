@@ -75,6 +75,9 @@ def watch_command(
         open_capture(Target(netns=netns, cgroup=cgroup), plan=plan) as capture,
         Names(reverse_dns=reverse_dns) as names,
     ):
+        for probe in capture.probes:
+            if probe.problem:
+                click.echo(f"plan {capture.plan}, without {probe.name}: {probe.problem}", err=True)
         intervals = watch.ticks(capture, names, interval_s=interval, count=count, duration_s=duration)
         show(capture, intervals, names, sys.stdout)
 

@@ -1,12 +1,12 @@
 """Connections older than the capture, which no probe saw begin."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from dma import sockets
+from dma.capture.target import cgroup_inodes
 from dma.flow import Address, Capture, Destination, Flow, Transport
 from dma.netlink import Netlink
 from dma.sockets import NETLINK_SOCK_DIAG, Connection
@@ -71,7 +71,7 @@ def find_existing(capture: Capture, *, cgroup: Path | None = None) -> ExistingCo
 
 def _outbound(cgroup: Path | None) -> Iterator[Connection]:
     accepting = {one.port for one in sockets.listeners() if one.transport is Transport.TCP}
-    inside = {os.stat(path).st_ino for path, _, _ in os.walk(cgroup)} if cgroup else None
+    inside = cgroup_inodes(cgroup) if cgroup else None
     for connection in sockets.connections():
         if connection.local_port not in accepting and (inside is None or connection.cgroup in inside):
             yield connection

@@ -21,7 +21,7 @@ IDENTITY = struct.Struct("!HH16s16s12x")  # local port, remote port, local addre
 CGROUP = struct.Struct("=Q")
 
 # include/net/tcp_states.h; a UDP socket that is not connected is in CLOSE.
-ESTABLISHED, CLOSE, LISTEN = 1, 7, 10
+ESTABLISHED, SYN_SENT, CLOSE, LISTEN = 1, 2, 7, 10
 
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 

@@ -1,11 +1,18 @@
 """Chooses a probe plan by trying, never by kernel version."""
 
+from collections.abc import Callable, Mapping
+
 from dma.capture.cgroup import open_cgroup_capture
+from dma.capture.diag import open_netlink_capture
 from dma.capture.settings import Settings
 from dma.capture.target import Target
 from dma.flow import Capture, CaptureError
 
-OPENERS = {"cgroup": open_cgroup_capture}  # the best first
+# The best first.
+OPENERS: Mapping[str, Callable[[Target, Settings], Capture]] = {
+    "cgroup": open_cgroup_capture,
+    "netlink": open_netlink_capture,
+}
 AUTO = "auto"
 
 

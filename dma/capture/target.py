@@ -60,6 +60,11 @@ def opened_cgroup(path: Path) -> Iterator[int]:
         yield fd
 
 
+def cgroup_inodes(cgroup: Path) -> frozenset[int]:
+    """The numbers that the kernel knows a cgroup and those below it by."""
+    return frozenset(os.stat(path).st_ino for path, _, _ in os.walk(cgroup))
+
+
 @contextmanager
 def _opened(path: Path, flags: int, advice: str) -> Iterator[int]:
     try:

@@ -122,14 +122,49 @@ def test_wrong_targets(arguments: list[str], message: str) -> None:
 
 
 def test_no_privilege() -> None:
-    """Without privileges the watch says in one line which are needed, and the doctor that no plan works."""
-    watch = dma("watch", prefix=UNPRIVILEGED)
-    assert watch.returncode == 1
-    assert len(watch.stderr.splitlines()) == 1
-    assert "CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN" in watch.stderr
+    """Without privileges the cgroup plan says in one line which are needed; else the watch sees less, and says so."""
+    refused = dma("watch", "--plan", "cgroup", prefix=UNPRIVILEGED)
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert "CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN" in refused.stderr
+    degraded = dma("watch", "--json", "--count", "1", "--interval", "0.1", prefix=UNPRIVILEGED)
+    assert degraded.returncode == 0, degraded.stderr
+    assert isinstance(json.loads(degraded.stdout), list)
+    assert "plan netlink, without short connections: " in degraded.stderr
+
+
+def test_doctor_without_privilege() -> None:
+    """Without privileges the doctor names the one plan that works, and what the better one needs."""
     doctor = dma("doctor", "--json", prefix=UNPRIVILEGED)
-    assert doctor.returncode == 1
-    assert json.loads(doctor.stdout)["plan"] is None
+    assert doctor.returncode == 0
+    report = json.loads(doctor.stdout)
+    plans = {one["subject"]: one for one in report["findings"] if one["subject"].startswith("plan ")}
+    assert report["plan"] == "netlink"
+    assert "CAP_BPF" in plans["plan cgroup"]["detail"]
+    assert "short connections" in plans["plan netlink"]["detail"]
+
+
+def test_netlink_sees_without_privilege(network: Cable) -> None:
+    """A process with no privilege at all sees the connections of its own namespace by the netlink plan."""
+    inside = ("nsenter", f"--net=/run/netns/{network.client}", *UNPRIVILEGED)
+    with (
+        network.server_socket(socket.SOCK_STREAM, 8080),
+        Caller(network.client) as caller,
+        subprocess.Popen(
+            [*inside, DMA, "watch", "--json", "--plan", "netlink", "--interval", "0.1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process,
+    ):
+        try:
+            assert process.stdout
+            assert json.loads(process.stdout.readline()) == []
+            caller(f"start(1, v4, '{SERVER_V4}', 8080)")
+            arrays = (json.loads(process.stdout.readline()) for _ in range(20))
+            assert next(filter(None, arrays))[0]["port"] == 8080
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("arguments", [["--interval", "0"], ["--count", "0"], ["--plan", "bogus"], ["extra"]])

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from dma import doctor
-from dma.capture.cgroup import CGROUP_HOOKS, TRACEPOINTS
+from dma.capture.cgroup import CGROUP_HOOKS, TRACEPOINTS, open_cgroup_capture
 from dma.cli import main
 
 pytestmark = pytest.mark.kernel
@@ -46,10 +46,11 @@ def test_json_is_one_object() -> None:
 def test_missing_object_is_a_finding(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """When nothing can be loaded the findings say why, and the exit code is not 0."""
+    """When nothing can be loaded the findings say why, and without a plan that needs nothing the exit code is not 0."""
     missing = tmp_path_factory.mktemp("empty") / "flows.bpf.o"
     for module in ("dma.doctor", "dma.capture.cgroup"):
         monkeypatch.setattr(f"{module}.OBJECT", missing)
+    monkeypatch.setattr("dma.doctor.OPENERS", {"cgroup": open_cgroup_capture})
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
     assert "none works here" in result.output

@@ -117,10 +117,10 @@ def test_bad_flags_are_one_line(arguments: tuple[str, ...], code: int, hint: str
 
 
 def test_missing_privileges_are_one_line() -> None:
-    """Without the capability to load programs the agent says which privileges it needs."""
+    """Without the capability to load programs the cgroup plan says which privileges it needs."""
     command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--reuid=65534", "--clear-groups"]
     done = subprocess.run(
-        [*command, DMA, "run", *WHO, "--dm", "unix:/tmp/x"],
+        [*command, DMA, "run", *WHO, "--dm", "unix:/tmp/x", "--plan", "cgroup"],
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -156,6 +156,30 @@ def test_reports_from_inside_a_namespace(network: Cable, caller: Caller, tmp_pat
                 code, errors = running.stop(signal.SIGTERM)
                 assert code == 0
                 assert '"count": 1' in errors
+
+    with network.server_socket(socket.SOCK_STREAM) as server:
+        port = server.getsockname()[1]
+        caller(f"start('older', v4, '{SERVER_V4}', {port})")
+        with server.accept()[0]:
+            asyncio.run(scene(port))
+
+
+def test_reports_by_the_netlink_plan(network: Cable, caller: Caller, tmp_path: Path) -> None:
+    """The degraded plan says that it is, and what one namespace calls before and after its start arrives once each."""
+
+    async def scene(port: int) -> None:
+        recorder = Recorder(generation=2)
+        where = ("--netns", str(network.client_netns), "--plan", "netlink", "--no-reverse-dns")
+        async with served(recorder, tmp_path / "dm.sock") as target:
+            with agent(tmp_path, "--dm", target, *where) as running:
+                await recorder.until(recorder.complete)
+                hello = recorder.said("hello")[0].hello
+                assert (hello.plan, hello.loader) == ("netlink", "none")
+                assert any(probe.problem for probe in hello.probes)
+                caller(f"start('newer', v4, '{SERVER_V4}', {port})")
+                await recorder.until(lambda: recorder.known()[port].open == 2)
+                assert (recorder.known()[port].attempts, recorder.known()[port].established) == (1, 1)
+                assert running.stop(signal.SIGTERM)[0] == 0
 
     with network.server_socket(socket.SOCK_STREAM) as server:
         port = server.getsockname()[1]
