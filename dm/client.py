@@ -7,7 +7,7 @@ import grpc.aio
 
 from dm.tls import Tls, TlsError
 
-__all__ = ("MAX_MESSAGE_BYTES", "ManagerError", "Tls", "connect", "explain", "is_local")
+__all__ = ("MAX_MESSAGE_BYTES", "ManagerError", "Tls", "TlsError", "connect", "explain", "is_local")
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 

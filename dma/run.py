@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 import structlog
 
-from dm.client import ManagerError, connect
-from dma import logs
+from dm.client import ManagerError, Tls, TlsError, connect
+from dma import config, logs
 from dma.capture.plans import AUTO, OPENERS, open_capture
 from dma.capture.target import Target
 from dma.flow import Capture, CaptureError
@@ -32,9 +32,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the command line says."""
+    """What the command line and the configuration file say."""
 
     manager: str
+    tls: Tls | None
     identity: Identity
     generation: int
     plan: str
@@ -44,8 +45,34 @@ class Settings:
     reverse_dns: bool
 
 
+def _configure(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """What a file says stands in for options that are not given."""
+    if path is not None:
+        try:
+            context.default_map = config.load(path)
+        except config.ConfigError as e:
+            raise click.ClickException(str(e)) from e
+
+
 @click.command()
-@click.option("--dm", "manager", required=True, metavar="TARGET", help="The manager: unix:/path/to/dm.sock.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_configure,
+    help="A TOML file with dm, stack, vcd and others of these options; those given here win.",
+)
+@click.option(
+    "--dm",
+    "manager",
+    required=True,
+    metavar="TARGET",
+    help="The manager: unix:/path/to/dm.sock, or with certificates ADDRESS:PORT.",
+)
+@click.option("--tls-ca", type=click.Path(path_type=Path), help="The stack's CA, in PEM form.")
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="This machine's certificate.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Its key; not needed when in the same file.")
 @click.option("--stack", required=True, help="The stack that this machine belongs to.")
 @click.option("--vcd", required=True, help="This machine's name in the stack.")
 @click.option(
@@ -87,6 +114,9 @@ class Settings:
 def run(
     *,
     manager: str,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
     stack: str,
     vcd: str,
     netns: Path | None,
@@ -100,8 +130,13 @@ def run(
     """Report this machine's dependencies to a manager, until SIGTERM or SIGINT."""
     logs.configure()
     identity = Identity(stack=stack, vcd=vcd, version=version("stackmend"), interval_s=interval_ms / 1000)
+    try:
+        tls = Tls.chosen(ca=tls_ca, certificate=tls_cert, key=tls_key)
+    except TlsError as e:
+        raise click.UsageError(str(e)) from e
     settings = Settings(
         manager=manager,
+        tls=tls,
         identity=identity,
         generation=generation,
         plan=plan,
@@ -120,9 +155,8 @@ def run(
 
 async def _watch(settings: Settings) -> None:
     """Attach first, so that no connection falls between what is captured and what was there before."""
-    await connect(
-        settings.manager
-    ).close()  # an address that cannot work is refused before anything is attached
+    # An address that cannot work is refused before anything is attached.
+    await connect(settings.manager, tls=settings.tls).close()
     # Its path may name another namespace by now; the one that was entered is this process's own.
     target = Target(netns=OWN_NETNS if settings.netns else None, cgroup=settings.cgroup)
     with contextlib.ExitStack() as stack:
@@ -132,7 +166,7 @@ async def _watch(settings: Settings) -> None:
         urgency = stack.enter_context(Urgency(capture))
         observation = Observation(capture, names, cgroup=settings.cgroup)
         report = Report(settings.identity, observation, generation=settings.generation)
-        await _until_stopped(Reporter(report, urgency, target=settings.manager))
+        await _until_stopped(Reporter(report, urgency, target=settings.manager, tls=settings.tls))
 
 
 async def _until_stopped(reporter: Reporter) -> None:

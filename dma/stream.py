@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 import structlog
 
-from dm.client import ManagerError, connect, explain
+from dm.client import ManagerError, Tls, connect, explain
 from dm.v1 import agent_pb2
 from dm.v1.agent_service_pb2 import ReportRequest, ReportResponse
 from dm.v1.agent_service_pb2_grpc import AgentServiceStub
@@ -35,18 +35,19 @@ class _RedirectedError(Exception):
 class Reporter:
     """Keeps a stream open to the manager at ``target``, whatever happens to either of them."""
 
-    def __init__(self, report: Report, urgency: Urgency, *, target: str) -> None:
+    def __init__(self, report: Report, urgency: Urgency, *, target: str, tls: Tls | None = None) -> None:
         self.greeted = asyncio.Event()
         """Set when the first Hello has been sent."""
         self._report = report
         self._urgency = urgency
         self._home = target
+        self._tls = tls
 
     async def run(self) -> NoReturn:
         """Report until cancelled; raises ``CaptureError``, alone or in a group, when the capture fails."""
         target, complaint, delays = self._home, "", self._delays()
         while True:
-            stream = _Stream(self._report, self._urgency, target=target, greeted=self.greeted)
+            stream = _Stream(self._report, self._urgency, target=target, tls=self._tls, greeted=self.greeted)
             try:
                 await stream.run()
             except* _RedirectedError as group:
@@ -74,17 +75,20 @@ class Reporter:
 class _Stream:
     """One call of the manager."""
 
-    def __init__(self, report: Report, urgency: Urgency, *, target: str, greeted: asyncio.Event) -> None:
+    def __init__(
+        self, report: Report, urgency: Urgency, *, target: str, tls: Tls | None, greeted: asyncio.Event
+    ) -> None:
         self.welcomed = False
         self._report = report
         self._urgency = urgency
         self._target = target
+        self._tls = tls
         self._greeted = greeted
         self._greeting_due = True
 
     async def run(self) -> NoReturn:
         """Speak and listen until either fails with :class:`ManagerError` or ``_RedirectedError``."""
-        async with connect(self._target) as channel:
+        async with connect(self._target, tls=self._tls) as channel:
             call = AgentServiceStub(channel).Report()
             try:
                 await self._greet(call)
