@@ -77,7 +77,7 @@ class ImageStore:
             if self._label(reference) != inputs:
                 with tempfile.TemporaryDirectory(dir=self._directory) as scratch:
                     tar = Path(scratch, "image.tar")
-                    _bootstrap(spec, tar)
+                    bootstrap(spec, tar)
                     change = f"LABEL {LABEL}={inputs}"
                     self._engine.podman(
                         "import", "--change", change, str(tar), reference, timeout_s=BUILD_TIMEOUT_S
@@ -123,8 +123,11 @@ def _locked(file: TextIO) -> bool:
     return True
 
 
-def _bootstrap(spec: ImageSpec, tar: Path) -> None:
-    """Write the root file system with mmdebstrap. The machine's own apt settings (a proxy, say) apply."""
+def bootstrap(spec: ImageSpec, target: Path) -> None:
+    """Write the root file system with mmdebstrap, as a tar archive or a directory, as the target's name says.
+
+    The machine's own apt settings (a proxy, say) apply.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as settings:
         settings.write(run(["apt-config", "dump", "Acquire"]))
         settings.flush()
@@ -134,7 +137,7 @@ def _bootstrap(spec: ImageSpec, tar: Path) -> None:
         # Documentation and translations, which no container reads.
         options += ["--dpkgopt=path-exclude=/usr/share/{doc,info,man,locale}/*"]
         options += [f"--include={','.join(spec.packages)}", *hooks]
-        run(["mmdebstrap", *options, spec.suite, str(tar)], timeout_s=BUILD_TIMEOUT_S)
+        run(["mmdebstrap", *options, spec.suite, str(target)], timeout_s=BUILD_TIMEOUT_S)
 
 
 def _hooks(spec: ImageSpec) -> list[str]:

@@ -1,0 +1,89 @@
+"""Guests within seconds: one boots and is saved with its memory; others begin as copies of it."""
+
+import hashlib
+import secrets
+import time
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree.ElementTree import Element, SubElement, fromstring, tostring
+
+import libvirt
+
+from tests.lab.namespace import run
+from tests.lab.vm_guest import Guest, GuestSpec, Platform, disk, domain_xml
+from tests.lab.vm_image import GuestImage
+from tests.lab.vm_store import Store
+
+SNAPSHOT = "golden"
+IDENTITY = "/usr/local/sbin/lab-identity"
+PIPE = "/run/lab-identity"
+REVIVE_S = 30
+
+
+class Golden(NamedTuple):
+    """A disk with the internal snapshot of a guest, in which process ``waiting`` wants to know who the guest is."""
+
+    disk: Path
+    waiting: int
+
+
+def golden(
+    store: Store, connection: libvirt.virConnect, platform: Platform, image: GuestImage, memory_mib: int
+) -> Golden:
+    """The store's golden guest of this image and size, booted once if there is none."""
+    spec = GuestSpec(SNAPSHOT, None, memory_mib)
+
+    def build(target: Path) -> None:
+        target.mkdir()
+        guest = Guest.boot(connection, platform, spec, image, target)
+        waiting = guest.agent.start((IDENTITY,))
+        guest.run("timeout", "20", "sh", "-c", f"until [ -p {PIPE} ]; do sleep 0.1; done; sync")
+        guest.domain.suspend()
+        guest.domain.snapshotCreateXML(f"<domainsnapshot><name>{SNAPSHOT}</name></domainsnapshot>", 0)
+        guest.domain.destroy()
+        guest.domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
+        (target / "waiting").write_text(str(waiting))
+
+    made_of = domain_xml(platform, spec, image, Path("/"))
+    digest = hashlib.sha256(f"{platform} {made_of}".encode()).hexdigest()
+    made = store.ensure(f"golden-{memory_mib}", digest, build)
+    return Golden(disk(spec, made), int((made / "waiting").read_text()))
+
+
+def revive(
+    connection: libvirt.virConnect,
+    platform: Platform,
+    spec: GuestSpec,
+    image: GuestImage,
+    kept: Golden,
+    directory: Path,
+) -> Guest:
+    """A guest of its own from a copy of the golden one; returns when it has its name, address and the right time."""
+    run(["cp", "--reflink=auto", "--sparse=always", str(kept.disk), str(disk(spec, directory))])
+    guest = Guest.define(connection, platform, spec, image, directory)
+    snapshot = guest.domain.snapshotCreateXML(
+        _snapshot_xml(guest.domain),
+        libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT,
+    )
+    guest.domain.revertToSnapshot(snapshot, libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING)
+    guest.agent.wait(time.monotonic() + REVIVE_S)
+    identity = f"{time.time():.3f} {spec.name} {spec.address} {spec.mac} {secrets.token_hex(32)}\n"
+    guest.agent.write(PIPE, identity.encode())
+    guest.agent.wait_for(kept.waiting, IDENTITY, timeout_s=REVIVE_S)
+    guest.agent.correct_clock()
+    snapshot.delete()
+    return guest
+
+
+def _snapshot_xml(domain: libvirt.virDomain) -> str:
+    """The kept snapshot as one of this domain, which has the same devices at the same places."""
+    snapshot = Element("domainsnapshot")
+    SubElement(snapshot, "name").text = SNAPSHOT
+    SubElement(snapshot, "state").text = "paused"
+    SubElement(snapshot, "creationTime").text = str(int(time.time()))
+    SubElement(snapshot, "memory", snapshot="internal")
+    SubElement(SubElement(snapshot, "disks"), "disk", name="vda", snapshot="internal")
+    snapshot.append(
+        fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
+    )
+    return tostring(snapshot, encoding="unicode")

@@ -1,0 +1,191 @@
+"""Base images of virtual machines: Debian with the agent's libraries, and the sample shop's services."""
+
+import hashlib
+import shutil
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.lab.image import ImageSpec, bootstrap
+from tests.lab.namespace import run
+from tests.lab.vm_store import Store
+
+ROOT = Path(__file__).parents[2]
+TREE = Path(__file__).parent / "guest"
+SHOP = ROOT / "examples" / "shop"
+# The agent runs in guests, and the manager may; the deployer runs beside the hypervisor.
+EXTRAS = ("", "dm")
+# What a wheel is made of.
+SOURCES = ("bpf", "dm", "dma", "idm", "proto", "LICENSE", "README.md", "pyproject.toml")
+SITE_PACKAGES = "/opt/stackmend/lib/python3.11/site-packages"
+SUITE, PYTHON = "bookworm", "3.11"
+PLATFORMS = (
+    "manylinux_2_36_x86_64",
+    "manylinux_2_28_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux2014_x86_64",
+)
+DISK_SIZE = 3 << 30
+MACHINE = (
+    *("linux-image-cloud-amd64", "systemd-sysv", "udev", "kmod", "dbus", "busybox-static", "cpio"),
+    *("qemu-guest-agent", "python3", "python3-venv", "libbpf1", "iproute2", "nftables", "procps"),
+)
+
+
+class Flavour(NamedTuple):
+    """A kind of base image: ``packages`` beyond those that every guest has; ``shop`` adds the sample shop."""
+
+    name: str
+    packages: tuple[str, ...] = ()
+    shop: bool = False
+
+
+STOCK = Flavour("stock", shop=True)
+# The shop's image drops libraries that bcc's compiler needs, so it is one or the other.
+BCC = Flavour("bcc", ("python3-bpfcc", "linux-headers-cloud-amd64"))
+
+
+class GuestImage(NamedTuple):
+    """A qcow2 disk to put overlays on, and the kernel and initramfs that boot it directly."""
+
+    disk: Path
+    kernel: Path
+    initramfs: Path
+    digest: str
+
+
+def ensure_image(store: Store, flavour: Flavour) -> GuestImage:
+    """The flavour's base image, built unless the store has it with the same inputs."""
+    with _specified(flavour) as spec:
+        digest = spec.inputs()
+        return _image(store.ensure(flavour.name, digest, lambda target: _build(spec, target)), digest)
+
+
+def ensure_wheel(store: Store) -> Path:
+    """This tree's code as a wheel."""
+    digest = hashlib.sha256()
+    for path in _files():
+        digest.update(f"\0{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return next(store.ensure("wheel", digest.hexdigest(), _build_wheel).glob("*.whl"))
+
+
+def with_product(store: Store, image: GuestImage) -> GuestImage:
+    """The image with this tree's code installed in it."""
+    wheel = ensure_wheel(store)
+    digest = hashlib.sha256(f"{image.digest} {wheel.parent.name}".encode()).hexdigest()
+    made = store.ensure("product", digest, lambda target: _install(image, wheel, target))
+    return _image(made, digest)
+
+
+def _image(directory: Path, digest: str) -> GuestImage:
+    return GuestImage(directory / "disk.qcow2", directory / "vmlinuz", directory / "initramfs", digest=digest)
+
+
+@contextmanager
+def _specified(flavour: Flavour) -> Iterator[ImageSpec]:
+    """The image's description; its tree is a temporary directory."""
+    packages = MACHINE + flavour.packages
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = Path(scratch) / "tree"
+        shutil.copytree(TREE, tree)
+        if flavour.shop:
+            described = tomllib.loads((SHOP / "image.toml").read_text())
+            packages += tuple(described["packages"])
+            shutil.copytree(SHOP / described["rootfs"], tree, dirs_exist_ok=True)
+        (tree / "usr/local/lib/lab/requirements.txt").write_text("".join(sorted(_requirements())))
+        yield ImageSpec(flavour.name, packages, tree=tree, setup=("/usr/local/lib/lab/setup",), suite=SUITE)
+
+
+def _requirements() -> Iterator[str]:
+    """The lines of requirements.lock, hashes included, that the programs need at run time."""
+    needed = {canonicalize_name(name) for name in _closure("stackmend", EXTRAS)}
+    for block in (ROOT / "requirements.lock").read_text().replace("\\\n", "").splitlines():
+        if block.partition("==")[0].strip() in needed:
+            yield block + "\n"
+
+
+def _closure(name: str, extras: tuple[str, ...] = ("",)) -> Iterator[str]:
+    """The names of what an installed distribution needs, directly or not."""
+    for line in distribution(name).requires or ():
+        requirement = Requirement(line)
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
+            yield requirement.name
+            yield from _closure(requirement.name, (*requirement.extras, ""))
+
+
+def _build(spec: ImageSpec, target: Path) -> None:
+    """Install and set up a root file system, and make a disk of it."""
+    assert spec.tree
+    target.mkdir()
+    requirements = spec.tree / "usr/local/lib/lab/requirements.txt"
+    wheels = spec.tree / "var/tmp/wheels"
+    platforms = [f"--platform={name}" for name in PLATFORMS]
+    _pip(
+        *("download", "--no-deps", "--require-hashes", "--only-binary=:all:", f"--python-version={PYTHON}"),
+        *(*platforms, f"--dest={wheels}", f"--requirement={requirements}"),
+    )
+    root = target.parent / "root"
+    bootstrap(spec, root)
+    (next((root / "boot").glob("vmlinuz-*"))).rename(target / "vmlinuz")
+    (root / "boot" / "initramfs-lab").rename(target / "initramfs")
+    raw = target.parent / "disk.raw"
+    with raw.open("wb") as disk:
+        disk.truncate(DISK_SIZE)
+    run(["mkfs.ext4", "-q", "-F", "-m0", "-d", str(root), str(raw)], timeout_s=300)
+    shutil.rmtree(root)
+    _compact(raw, target / "disk.qcow2")
+
+
+def _build_wheel(target: Path) -> None:
+    """From a copy: a build compiles the BPF object, which others may be loading from this tree."""
+    tree = target.parent / "tree"
+    for path in _files():
+        copy = tree / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    _pip("wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={target}", str(tree))
+
+
+def _install(image: GuestImage, wheel: Path, target: Path) -> None:
+    """Unpack the wheel into a copy of the disk, which nobody needs to boot or mount for that."""
+    target.mkdir()
+    raw, tree = target.parent / "disk.raw", target.parent / "tree"
+    run(["qemu-img", "convert", "-O", "raw", str(image.disk), str(raw)], timeout_s=300)
+    run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(tree)])
+    commands = []
+    for path in sorted(tree.rglob("*")):
+        place = f"{SITE_PACKAGES}/{path.relative_to(tree)}"
+        commands.append(f"mkdir {place}" if path.is_dir() else f"write {path} {place}")
+    script = target.parent / "script"
+    script.write_text("\n".join(commands) + "\n")
+    run(["debugfs", "-w", "-f", str(script), str(raw)])
+    _compact(raw, target / "disk.qcow2")
+    for kept in (image.kernel, image.initramfs):
+        shutil.copy(kept, target / kept.name)
+
+
+def _compact(raw: Path, disk: Path) -> None:
+    run(["qemu-img", "convert", "-O", "qcow2", str(raw), str(disk)], timeout_s=300)
+    raw.unlink()
+
+
+def _files() -> Iterator[Path]:
+    """The sources of the wheel, and nothing that was made from them."""
+    for name in SOURCES:
+        path = ROOT / name
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and "__pycache__" not in file.parts and not file.name.endswith(".bpf.o"):
+                yield file
+
+
+def _pip(*arguments: str) -> None:
+    run([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], timeout_s=300)

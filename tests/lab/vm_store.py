@@ -1,0 +1,74 @@
+"""Things that take long to make, kept outside the tree by a digest of what they are made from."""
+
+import fcntl
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from tests.lab.namespace import LabError
+
+BUILD_TIMEOUT_S = 1200
+
+
+class Store:
+    """Directories named ``<kind>@<digest>``; of each kind one is kept, or more while a lab may be using them.
+
+    Built under a lock.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> Self:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._readers = (self._directory / "readers.lock").open("w")
+        fcntl.flock(self._readers, fcntl.LOCK_SH)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._readers.close()
+
+    def ensure(self, kind: str, digest: str, build: Callable[[Path], None]) -> Path:
+        """The directory of this kind and digest, which ``build`` fills if there is none yet."""
+        made = self._directory / f"{kind}@{digest[:20]}"
+        if not made.exists():
+            with self._writing():
+                if not made.exists():
+                    with tempfile.TemporaryDirectory(dir=self._directory, prefix="new.") as scratch:
+                        build(Path(scratch) / "content")
+                        (Path(scratch) / "content").rename(made)
+                    self._prune(kind, made)
+        return made
+
+    def _prune(self, kind: str, kept: Path) -> None:
+        """Drop what a new build replaced, unless another lab may still stand on it."""
+        try:
+            fcntl.flock(self._readers, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        else:
+            for path in self._directory.glob(f"{kind}@*"):
+                if path != kept:
+                    shutil.rmtree(path)
+        # A conversion gives up the old lock first, also when it fails.
+        fcntl.flock(self._readers, fcntl.LOCK_SH)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with (self._directory / "writer.lock").open("w") as lock:
+            deadline = time.monotonic() + BUILD_TIMEOUT_S
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise LabError(
+                            f"{lock.name} is held: another run builds an image; try again later"
+                        ) from None
+                time.sleep(0.2)
+            yield
