@@ -13,7 +13,7 @@ PACKAGES := python3-venv clang llvm libbpf-dev libbpf1 linux-libc-dev python3-bp
             podman runc conmon netavark aardvark-dns iptables mmdebstrap debian-archive-keyring ca-certificates \
             python3-libvirt
 # Beyond these the VM lab needs a hypervisor, and what writes the guests' disk.
-VM_PACKAGES := libvirt-daemon libvirt-daemon-system qemu-system-x86 qemu-utils e2fsprogs
+VM_PACKAGES := libvirt-daemon libvirt-clients qemu-system-x86 qemu-utils e2fsprogs
 
 .PHONY: demo test soak bench-rollback check format stubs lock build clean
 .DELETE_ON_ERROR:
@@ -31,6 +31,9 @@ soak: $(VENV)/ready $(OBJECT)
 
 bench-rollback: $(VENV)/ready $(OBJECT)
 	$(SUDO) $(BIN)/python -m tests.bench.rollback
+
+test-vm: $(VENV)/ready $(VENV)/vm-packages $(OBJECT)
+	$(SUDO) $(BIN)/python -m pytest -m vm $(ARGS)
 
 check: $(VENV)/ready $(OBJECT)
 	$(BIN)/ruff check .
@@ -55,8 +58,10 @@ lock:
 	uv pip compile --quiet --python $(PYTHON) --extra dm --extra idm --extra dev --generate-hashes \
 	    --no-emit-index-url --no-annotate --no-header --upgrade pyproject.toml -o requirements.lock
 
-$(VENV)/packages: Makefile
-	@missing=$$(for p in $(PACKAGES); do \
+$(VENV)/packages: WANTED := $(PACKAGES)
+$(VENV)/vm-packages: WANTED := $(VM_PACKAGES)
+$(VENV)/packages $(VENV)/vm-packages: Makefile
+	@missing=$$(for p in $(WANTED); do \
 	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 	    command -v apt-get >/dev/null || { echo "install the equivalents of: $$missing"; exit 1; }; \
