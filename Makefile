@@ -57,6 +57,8 @@ build: $(VENV)/ready
 lock:
 	uv pip compile --quiet --python $(PYTHON) --extra dm --extra idm --extra dev --generate-hashes \
 	    --no-emit-index-url --no-annotate --no-header --upgrade pyproject.toml -o requirements.lock
+	uv pip compile --quiet --python $(PYTHON) --extra dm --extra idm --generate-hashes \
+	    --no-emit-index-url --no-annotate --no-header -c requirements.lock pyproject.toml -o runtime.lock
 
 $(VENV)/packages: WANTED := $(PACKAGES)
 $(VENV)/vm-packages: WANTED := $(VM_PACKAGES)
@@ -78,6 +80,8 @@ $(VENV)/ready: requirements.lock pyproject.toml $(VENV)/packages
 	@mkdir -p $(VENV)/system && ln -sfn -t $(VENV)/system $(SYSTEM)/bcc $(SYSTEM)/libvirt*.py $(SYSTEM)/libvirtmod*.so
 	@echo $(abspath $(VENV)/system) > $$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')/system.pth
 	@touch $@
+
+include install.mk
 
 clean:
 	rm -rf $(VENV) build dist $(OBJECT)
