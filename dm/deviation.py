@@ -8,7 +8,7 @@ passing of time stands in a heap of deadlines.
 import heapq
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -71,6 +71,9 @@ class Deviation:
         self._roles: dict[tuple[str, str, int], list[EdgeKey]] = {}
         for key in self._golden:
             self._roles.setdefault((key.source, key.transport, key.port), []).append(key)
+        self._inbound: dict[str, list[EdgeKey]] = {}
+        for key in self._golden:
+            self._inbound.setdefault(key.target, []).append(key)
         self._judged: dict[EdgeKey, Judged] = {}
         self._deadlines: list[tuple[float, EdgeKey]] = []
         self._scheduled: dict[EdgeKey, float] = {}
@@ -84,6 +87,10 @@ class Deviation:
     def golden(self) -> Mapping[EdgeKey, GoldenEdge]:
         """The expected edges."""
         return self._golden
+
+    def inbound(self, name: str) -> Sequence[EdgeKey]:
+        """The golden edges that lead to a node."""
+        return self._inbound.get(name, ())
 
     @property
     def states(self) -> Mapping[EdgeState, int]:

@@ -1,6 +1,7 @@
 """The manager's view of one dependency: its identity, and what its calling machine's agent says of it."""
 
 from collections import deque
+from collections.abc import Mapping
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
@@ -86,7 +87,7 @@ class LiveEdge:
     __slots__ = (
         "attempts", "established", "failed", "failing_since_s", "failures_since_ok", "first_established_s",
         "first_seen_s", "flows", "gaps", "key", "kinds", "last_attempt_s", "last_established_s", "last_failure_s",
-        "last_open_s",
+        "last_open_s", "longest_closed_s",
         "oldest_pending_s", "open", "pending",
     )  # fmt: skip
 
@@ -103,6 +104,7 @@ class LiveEdge:
         self.last_established_s: float | None = None
         self.last_failure_s: float | None = None
         self.last_open_s: float | None = None
+        self.longest_closed_s = 0.0
         self.oldest_pending_s: float | None = None
         self.gaps: deque[float] = deque(maxlen=_GAPS_KEPT)
 
@@ -129,15 +131,18 @@ class LiveEdge:
     def put(self, flow_key: FlowKey, flow: Flow, *, now_s: float) -> None:
         """Take in a flow's newest counters."""
         before = self.flows.get(flow_key)
+        if flow.open and not self.open and self.last_open_s is not None:
+            self.longest_closed_s = max(self.longest_closed_s, now_s - self.last_open_s)
         if flow.open or (before is not None and before.open):
             self.last_open_s = now_s
         self.flows[flow_key] = flow
-        if before is not None and flow.attempts >= before.attempts:
-            established, failed = flow.established - before.established, flow.failed - before.failed
-        else:
-            established, failed = flow.established, flow.failed
+        earlier = before if before is not None and flow.attempts >= before.attempts else None
+        established = flow.established - (earlier.established if earlier else 0)
+        failures = dict(flow.failures)
+        for kind, count in earlier.failures.items() if earlier else ():
+            failures[kind] = failures.get(kind, 0) - count
         self._note_attempt(flow)
-        self._note_outcome(flow, established, failed)
+        self._note_outcome(flow, established, failures)
         self._total()
 
     def drop(self, flow_key: FlowKey, *, now_s: float) -> None:
@@ -171,7 +176,7 @@ class LiveEdge:
             self.gaps.append(flow.last_attempt_s - self.last_attempt_s)
             self.last_attempt_s = flow.last_attempt_s
 
-    def _note_outcome(self, flow: Flow, established: int, failed: int) -> None:
+    def _note_outcome(self, flow: Flow, established: int, failures: Mapping[Failure, int]) -> None:
         last_ok = flow.last_established_s if self.answers else flow.last_attempt_s
         if last_ok is None and flow.open:
             last_ok = flow.first_seen_s
@@ -184,9 +189,9 @@ class LiveEdge:
             self.last_failure_s = max(flow.last_failure_s, self.last_failure_s or flow.last_failure_s)
         if established > 0 and (self.last_failure_s or 0.0) <= (self.last_established_s or 0.0):
             self.forgive()
-        elif failed > 0:
+        elif (failed := sum(failures.values())) > 0:
             self.failures_since_ok += failed
-            self.kinds |= {kind for kind, count in flow.failures.items() if count}
+            self.kinds |= {kind for kind, count in failures.items() if count > 0}
             if self.failing_since_s is None:
                 self.failing_since_s = flow.last_failure_s
 

@@ -13,6 +13,7 @@ import msgspec
 from dm.edge import EdgeKey, LiveEdge, Transport
 
 FORMAT = 1
+REOPENS_WITHIN_S = 3.0
 _RHYTHM_SEEN = 4
 _RHYTHM_SPREAD = 3.0
 
@@ -168,8 +169,9 @@ def diff(old: Mapping[EdgeKey, GoldenEdge], new: Mapping[EdgeKey, GoldenEdge]) -
 
 def _learn_edge(edge: LiveEdge, vcds: Sequence[str], launch_s: float) -> GoldenEdge:
     rhythm = _rhythm_s(edge)
-    if edge.open > 0 and edge.established - edge.open <= edge.open:
-        kind = Kind.HELD
+    if edge.open > 0 and edge.longest_closed_s <= REOPENS_WITHIN_S:
+        # Held, though perhaps by one connection after the other.
+        kind, rhythm = Kind.HELD, edge.longest_closed_s
     elif rhythm is not None:
         kind = Kind.PERIODIC
     else:

@@ -40,6 +40,13 @@ class LiveGraph:
             return []
         return [self._edges[key] for _, _, key in self.topology.out_edges(source, keys=True)]
 
+    def touching(self, name: str) -> list[LiveEdge]:
+        """The edges that begin or end at a node."""
+        if name not in self.topology:
+            return []
+        inbound = [self._edges[key] for _, _, key in self.topology.in_edges(name, keys=True)]
+        return self.outbound(name) + inbound
+
     def owner(self, address: Address) -> str | None:
         """The VCD that has an address now."""
         return self._owner.get(address)

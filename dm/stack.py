@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from dm.blame import Facts, Finding, Symptom, blame
+from dm.blame import Contact, Facts, Finding, Symptom, blame
 from dm.deviation import WRONG, Deviation, EdgeState, Judged, Policy, Source
-from dm.edge import Address, EdgeKey, Flow, FlowKey, LiveEdge
+from dm.edge import Address, EdgeKey, Failure, Flow, FlowKey, LiveEdge
 from dm.golden import GoldenError, GoldenImage, Kind, learn
 from dm.graph import LiveGraph
 
@@ -319,7 +319,7 @@ class Stack:
         reasons = [f"{symptom.key}: {symptom.judged.reason}" for symptom in symptoms]
         since_s = min(symptom.since_s for symptom in symptoms)
         self._fault_s = since_s if self._fault_s is None else min(self._fault_s, since_s)
-        finding = blame(symptoms, self._facts(now_s))
+        finding = blame(symptoms, self._facts(symptoms, now_s))
         policy = self.spec.policy
         over = share > policy.stack_threshold or any(
             value > policy.vcd_threshold for value in shares.values()
@@ -335,6 +335,9 @@ class Stack:
             return judgement(Verdict.DEGRADED, f"not confirmed yet: it has to last {policy.confirm_s:.1f} s")
         if doubt := self._doubt_of(symptoms, now_s):
             return judgement(Verdict.INCONCLUSIVE, doubt)
+        direct = {end for symptom in symptoms for end in (symptom.key.source, symptom.key.target)}
+        if waited := [suspect.name for suspect in finding.culprits if suspect.name not in direct]:
+            return judgement(Verdict.DEGRADED, f"{', '.join(waited)} started anew and is waited for")
         if all(suspect.external for suspect in finding.culprits):
             return judgement(Verdict.INCONCLUSIVE, f"{finding.culprits[0].name} is outside the stack")
         if not finding.confident:
@@ -348,6 +351,8 @@ class Stack:
         return doubts[0] if all(doubts) else ""
 
     def _doubt_of_one(self, symptom: Symptom, now_s: float) -> str:
+        if symptom.uncalled:
+            return f"{symptom.key.source} is not called on itself"
         live = self.graph.get(symptom.key)
         if symptom.judged.state is not EdgeState.FAILING or live is None:
             return self._loss_doubt(symptom.key.source, now_s)
@@ -383,22 +388,69 @@ class Stack:
             since_s = judged.since_s
             if live is not None and judged.state is EdgeState.FAILING:
                 since_s = min(since_s, live.failing_since_s or live.oldest_pending_s or since_s)
-            symptoms.append(Symptom(key, judged, kinds, max(since_s, self.spec.launch_s), pending))
+            uncalled = judged.state is EdgeState.MISSING and self._is_uncalled(key.source)
+            symptoms.append(Symptom(key, judged, kinds, max(since_s, self.spec.launch_s), pending, uncalled))
         return tuple(symptoms)
 
-    def _facts(self, now_s: float) -> Facts:
+    def _is_uncalled(self, name: str) -> bool:
+        """Whether others should call on a node, and none does as far as can be seen."""
+        return self.deviation is not None and not self._is_called(self.deviation, name, set())
+
+    def _is_called(self, deviation: Deviation, name: str, seen: set[str]) -> bool:
+        """A connection that is merely held open says nothing of calls: then its caller has to be called on itself."""
+        callers = deviation.inbound(name)
+        if not callers:
+            return True
+        seen.add(name)
+        judged = deviation.judged()
+        for key in callers:
+            if judged[key].state is EdgeState.OK and (
+                deviation.golden[key].kind is not Kind.HELD
+                or (key.source not in seen and self._is_called(deviation, key.source, seen))
+            ):
+                return True
+        return False
+
+    def _facts(self, symptoms: Iterable[Symptom], now_s: float) -> Facts:
+        ends = {end for symptom in symptoms for end in (symptom.key.source, symptom.key.target)}
         return Facts(
             vcds=frozenset(self.vcds),
-            down={vcd.name: f"is {vcd.power}" for vcd in self.vcds.values() if vcd.power in DOWN},
+            down={vcd.name: why for vcd in self.vcds.values() if (why := self._why_down(vcd, now_s))},
             silent=frozenset(vcd.name for vcd in self.vcds.values() if vcd.seen_since_s is None),
-            working={edge.key: self._proved_s(edge, now_s) for edge in self.graph},
+            excused=self._excused(now_s),
+            contacts={end: [self._contact(edge, now_s) for edge in self.graph.touching(end)] for end in ends},
         )
 
-    def _proved_s(self, edge: LiveEdge, now_s: float) -> float:
-        """When an edge last proved that its target answers; an open connection does so now."""
-        if not edge.answers or edge.failing(now_s, patience_s=self.spec.policy.patience_s):
-            return -math.inf
-        return now_s if edge.open else edge.last_established_s or -math.inf
+    def _why_down(self, vcd: VcdState, now_s: float) -> str:
+        """Why a VCD cannot be all right, whatever its connections say; empty when it can."""
+        if vcd.power in DOWN:
+            return f"is {vcd.power}"
+        recent = [restart_s for restart_s in vcd.restarts if now_s - restart_s < RESTART_WINDOW_S]
+        return (
+            f"was started anew {len(recent)} times within a minute" if len(recent) > RESTARTS_FORGIVEN else ""
+        )
+
+    def _excused(self, now_s: float) -> list[EdgeKey]:
+        """Edges that fail while they are not due."""
+        if self.deviation is None or not self.deviation.states.get(EdgeState.WAITING, 0):
+            return []
+        waiting = (
+            key for key, judged in self.deviation.judged().items() if judged.state is EdgeState.WAITING
+        )
+        patience_s = self.spec.policy.patience_s
+        live = ((key, self.graph.get(key)) for key in waiting)
+        return [key for key, edge in live if edge is not None and edge.failing(now_s, patience_s=patience_s)]
+
+    def _contact(self, edge: LiveEdge, now_s: float) -> Contact:
+        fails = edge.failing(now_s, patience_s=self.spec.policy.patience_s)
+        refused = edge.last_failure_s if Failure.REFUSED in edge.kinds else None
+        established = edge.last_established_s if edge.answers else None
+        return Contact(
+            edge.key,
+            -math.inf if established is None or fails else established,
+            -math.inf if refused is None else refused,
+            edge.open > 0 and not fails,
+        )
 
     def _why_no_image(self) -> str:
         if self.image is None:

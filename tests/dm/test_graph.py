@@ -103,6 +103,20 @@ def test_a_success_ends_a_failure() -> None:
     assert not edge.failing(5.0, patience_s=1.0)
 
 
+def test_how_it_failed_before_a_success_says_nothing_of_how_it_fails_now() -> None:
+    """Failures are cumulative; only those since the latest success are evidence."""
+    edge = LiveEdge(EdgeKey("a", "b", Transport.TCP, 80))
+    one = key("a", "198.18.0.2")
+    edge.put(one, flow(established=0, refused=2, at_s=1.0), now_s=1.0)
+    edge.put(one, flow(attempts=3, refused=2, at_s=2.0)._replace(last_failure_s=1.0), now_s=2.0)
+    late = flow(attempts=4, refused=2, at_s=5.0)._replace(
+        failures={Failure.REFUSED: 2, Failure.TIMED_OUT: 1}, last_established_s=2.0, last_failure_s=5.0
+    )
+    edge.put(one, late, now_s=5.0)
+    assert edge.kinds == {Failure.TIMED_OUT}
+    assert edge.failures_since_ok == 1
+
+
 def test_an_attempt_that_waits_too_long_fails() -> None:
     """A SYN without an answer is a failure long before the kernel gives up."""
     edge = LiveEdge(EdgeKey("a", "b", Transport.TCP, 80))

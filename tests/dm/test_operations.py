@@ -11,7 +11,7 @@ from dm.stack import Verdict
 from dm.store.sqlite import Event, Store
 from dm.v1 import rollback_service_pb2 as pb
 from tests.dm.test_stack import healthy
-from tests.dm.world import World
+from tests.sim.world import World
 
 AUTO = Limits(mode=Mode.AUTO, attempts_per_vcd=2, attempts_per_stack=3, at_once=1, cooldown_ms=1000)
 
@@ -93,13 +93,13 @@ def test_a_verdict_of_ok_alone_is_no_recovery(desk: Desk) -> None:
     desk.world.broken.add("db")
     desk.run(5.0)
     desk.answer()
-    desk.world.idle |= {"api", "worker"}
+    desk.world.hung |= {"api", "worker"}
     desk.world.broken.clear()
     desk.world.restart("db", down_s=0.5)
     desk.answer(snapshot="snap")
     desk.run(3.0)
     assert desk.outcomes() == [Outcome.NONE]
-    desk.world.idle.clear()
+    desk.world.hung.clear()
     desk.run(5.0)
     assert desk.outcomes() == [Outcome.RECOVERED]
 
