@@ -125,9 +125,9 @@ class NetlinkCapture:
         with self._turn:
             self._begun += 1
         begun_s = time.monotonic()
+        watched = _Watched(self._target.cgroup)
         found = list(_sightings(diagnostics))
         with self._turn:
-            watched = _Watched(self._target.cgroup)
             if self._sightings.look(found, time.monotonic_ns(), is_watched=watched.includes):
                 os.eventfd_write(self._event, 1)
             self._done = self._begun
@@ -138,19 +138,20 @@ class NetlinkCapture:
 
 
 class _Watched:
-    """Whose sockets count now: read once for each look, and only if it meets a new one."""
+    """Whose sockets count in one look; made before it, and read once more only if it meets a new one."""
 
     def __init__(self, cgroup: Path | None) -> None:
         self._cgroup = cgroup
+        self._own_before = frozenset(_socket_inodes(OWN_FILES))
 
     def includes(self, one: Sighting) -> bool:
         """Other programs' sockets, in the cgroup if one is watched; whose an orphan is nobody knows."""
-        if not one.inode or one.inode in self._own:
+        if not one.inode or one.inode in self._own_before or one.inode in self._own_after:
             return False
         return self._cgroup is None or one.cgroup in self._inside
 
     @cached_property
-    def _own(self) -> frozenset[int]:
+    def _own_after(self) -> frozenset[int]:
         """The sockets of this process: what the agent itself calls is no dependency of the machine."""
         return frozenset(_socket_inodes(OWN_FILES))
 
