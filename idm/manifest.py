@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from idm.document import DocumentError, read
 
-DRIVERS = ("podman",)
+DRIVERS = ("podman", "libvirt")
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -23,6 +23,8 @@ Seconds = Annotated[float, Meta(gt=0, le=86400, description="seconds, above 0 an
 Pause = Annotated[float, Meta(ge=0, le=86400, description="seconds, from 0 to 86400")]
 Milliseconds = Annotated[int, Meta(ge=100, le=60000, description="milliseconds, from 100 to 60000")]
 Count = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
+Mebibytes = Annotated[int, Meta(ge=16, le=1 << 24, description="mebibytes, from 16 to 16777216")]
+Processors = Annotated[int, Meta(ge=1, le=1024, description="a whole number from 1 to 1024")]
 Capability = Annotated[str, Meta(pattern="^[A-Z][A-Z_]+$", description='a name such as "NET_ADMIN"')]
 Command = Annotated[
     tuple[Text, ...], Meta(min_length=1, description='a list such as ["/bin/check", "--all"]')
@@ -41,11 +43,35 @@ class Mode(Enum):
     AUTO = "auto"
 
 
-class Vcd(msgspec.Struct, frozen=True, kw_only=True):
-    """One VM or container. The table's key is its name; without an address it gets a free one of the subnet."""
+class SnapshotKind(Enum):
+    """What a VM is saved as: with its memory, as its disk while it is off, or as the layer below a fresh overlay."""
+
+    MEMORY = "memory"
+    OFFLINE = "offline"
+    OVERLAY = "overlay"
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """The hardware of a VM that is made from an image; with ``kernel`` it boots that one, not the image's own."""
+
+    memory_mib: Mebibytes = 1024
+    vcpus: Processors = 1
+    kernel: str = ""
+    initrd: str = ""
+    cmdline: str = ""
+    graphics: bool = False
+
+
+class Vcd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One VM or container. The table's key is its name; without an address it gets a free one of the subnet.
+
+    A VM is made from an image's file, or is an existing ``domain`` of the hypervisor.
+    """
 
     name: str = ""
-    image: Text
+    image: str = ""
+    domain: str = ""
+    machine: Machine = Machine()
     command: tuple[str, ...] = ()
     address: str = ""
     environment: dict[str, str] = {}
@@ -53,7 +79,7 @@ class Vcd(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: tuple[Capability, ...] = ()
 
 
-class Stack(msgspec.Struct, frozen=True, kw_only=True):
+class Stack(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The stack's own name, and the driver that runs it."""
 
     name: str
@@ -61,9 +87,14 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
-    """The private network that is created with the stack, and names known on it besides the VCDs' own."""
+    """The private network that is created with the stack, and names known on it besides the VCDs' own.
+
+    VMs may be attached to a ``bridge`` of this host, or to a ``libvirt`` network that is there, instead.
+    """
 
     subnet: str
+    bridge: str = ""
+    libvirt: str = ""
     hosts: dict[str, str] = {}
 
 
@@ -92,6 +123,7 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     at_once: Count = 1
     cooldown_s: Pause = 10.0
     keep_last: Count = 5
+    snapshot: SnapshotKind = SnapshotKind.MEMORY
 
 
 class Smoke(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +170,7 @@ def fingerprint(manifest: Manifest) -> str:
     """Digest of what the stack's dependencies follow from.
 
     How it is judged and rolled back leaves them as they are, and so do addresses: a stack may move to another subnet.
+    What a manifest does not say is left out, so that a version that knows more settings finds the same digest.
     """
     defining = {
         "stack": manifest.stack,
@@ -158,10 +191,13 @@ def _check_stack(manifest: Manifest) -> None:
     if manifest.stack.driver not in DRIVERS:
         drivers = ", ".join(DRIVERS)
         raise ManifestError(f'stack.driver: "{manifest.stack.driver}" is no driver: choose from {drivers}')
+    check_kind = _check_machine if manifest.stack.driver == "libvirt" else _check_container
+    _check_network(manifest)
     if not manifest.vcd:
         raise ManifestError("vcd: no VCDs: write a table [vcd.NAME] for each")
     for name, vcd in manifest.vcd.items():
         _check_label(name, place=f"vcd.{name}")
+        check_kind(name, vcd)
         if vcd.name:
             raise ManifestError(f"vcd.{name}.name: the table's key is the name: leave this out")
         for variable in vcd.environment:
@@ -171,6 +207,49 @@ def _check_stack(manifest: Manifest) -> None:
                 )
     for host, address in manifest.network.hosts.items():
         _check_host(host, address, manifest)
+
+
+def _check_network(manifest: Manifest) -> None:
+    network = manifest.network
+    if network.bridge and network.libvirt:
+        raise ManifestError("network.bridge: there is network.libvirt, too: leave one of them out")
+    for key in ("bridge", "libvirt"):
+        if getattr(network, key) and manifest.stack.driver != "libvirt":
+            raise ManifestError(f"network.{key}: containers have a network of their own: leave this out")
+
+
+def _check_container(name: str, vcd: Vcd) -> None:
+    if not vcd.image:
+        raise ManifestError(f"vcd.{name}.image: missing: write a string in quotes, not empty")
+    _check_unused(vcd, ("domain", "machine"), place=f"vcd.{name}", reason="a container has none")
+
+
+def _check_machine(name: str, vcd: Vcd) -> None:
+    place, machine = f"vcd.{name}", vcd.machine
+    if bool(vcd.image) == bool(vcd.domain):
+        raise ManifestError(
+            f"{place}: a VM is made from an image or is an existing domain: write one of both"
+        )
+    _check_unused(
+        vcd,
+        ("command", "environment", "capabilities"),
+        place=place,
+        reason="a VM's image says what runs in it",
+    )
+    if vcd.domain:
+        _check_unused(vcd, ("machine",), place=place, reason="an existing domain has its hardware")
+    paths = {"image": vcd.image, "machine.kernel": machine.kernel, "machine.initrd": machine.initrd}
+    for key, path in paths.items():
+        if path and not path.startswith("/"):
+            raise ManifestError(f'{place}.{key}: "{path}" is no absolute path: write one that begins with /')
+    if not machine.kernel and (machine.initrd or machine.cmdline):
+        raise ManifestError(f"{place}.machine.kernel: missing: initrd and cmdline need it")
+
+
+def _check_unused(vcd: Vcd, keys: tuple[str, ...], *, place: str, reason: str) -> None:
+    for key in keys:
+        if getattr(vcd, key) != getattr(Vcd(), key):
+            raise ManifestError(f"{place}.{key}: {reason}: leave this out")
 
 
 def _check_label(name: str, *, place: str) -> None:

@@ -1,6 +1,7 @@
 """This host's configuration: where state is kept, and how the hypervisor or container engine is reached."""
 
 import os
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -36,12 +37,29 @@ class Podman(msgspec.Struct, frozen=True, kw_only=True):
     ulimits: tuple[Ulimit, ...] = ()
 
 
+class DomainType(Enum):
+    """Whether VMs run on the processor's virtualisation or are emulated; ``auto`` is the best that the host has."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    QEMU = "qemu"
+
+
 class Libvirt(msgspec.Struct, frozen=True, kw_only=True):
-    """The hypervisor, as libvirt names it: ``qemu:///system``, with ``?socket=`` for a daemon of one's own."""
+    """The hypervisor, as libvirt names it: ``qemu:///system``, with ``?socket=`` for a daemon of one's own.
+
+    ``directory`` holds the disks that are made; QEMU's user must get there. Without a ``cpu`` model or a ``disk_cache``
+    mode the hypervisor's own choice is taken. ``translations_mib`` bounds the code cache of emulated processors.
+    """
 
     uri: Annotated[str, Meta(pattern=r"^[a-z+]+://", description="a libvirt URI such as qemu:///system")] = (
         "qemu:///system"
     )
+    directory: AbsolutePath = "/var/lib/libvirt/stackmend"
+    domain_type: DomainType = DomainType.AUTO
+    cpu: str = ""
+    disk_cache: str = ""
+    translations_mib: Annotated[int, Meta(ge=0, le=65536, description="mebibytes, from 0 to 65536")] = 0
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,10 +1,11 @@
 """The manifest: what is accepted, and the one line that says what is wrong with the rest."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from idm.manifest import ManifestError, Mode, fingerprint, load
+from idm.manifest import ManifestError, Mode, SnapshotKind, fingerprint, load
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop" / "stack.toml"
 
@@ -60,7 +61,7 @@ BAD = [
     (
         'name = "shop"',
         'name = "shop"\ndriver = "docker"',
-        'stack.driver: "docker" is no driver: choose from podman',
+        'stack.driver: "docker" is no driver: choose from podman, libvirt',
     ),
     ("[judge]", "[jugde]", 'jugde: no such key: did you mean "judge"?'),
     (
@@ -70,11 +71,11 @@ BAD = [
     ),
     ('image = "localhost/web"', 'imge = "localhost/web"', 'vcd.web.imge: no such key: did you mean "image"?'),
     ('image = "localhost/web"', "", "vcd.web.image: missing: write a string in quotes, not empty"),
-    ('image = "localhost/web"', "image = 3", "vcd.web.image: expected a string in quotes, not empty, got 3"),
+    ('image = "localhost/web"', "image = 3", "vcd.web.image: expected a string in quotes, got 3"),
     (
         'image = "localhost/web"',
         'image = ""',
-        'vcd.web.image: expected a string in quotes, not empty, got ""',
+        "vcd.web.image: missing: write a string in quotes, not empty",
     ),
     (
         'image = "localhost/web"',
@@ -277,3 +278,104 @@ def test_fingerprint_follows_the_definition(tmp_path: Path, old: str, new: str) 
 def test_the_sample_stack_is_valid() -> None:
     """The manifest of the sample stack loads."""
     assert load(SHOP).stack.name == "shop"
+
+
+def test_fingerprint_leaves_out_what_is_not_said(tmp_path: Path) -> None:
+    """A version that knows more settings finds the same digest, so that golden images outlive an upgrade."""
+    said = '[stack]\nname = "s"\n[network]\nsubnet = "198.18.10.0/24"\n[vcd.a]\nimage = "i"\n'
+    canonical = b'{"hosts":[],"stack":{"name":"s"},"vcd":{"a":{"name":"a","image":"i"}}}'
+    assert fingerprint(load(_write(tmp_path, said))) == hashlib.sha256(canonical).hexdigest()
+
+
+MACHINES = """
+[stack]
+name = "shop"
+driver = "libvirt"
+[network]
+subnet = "198.18.10.0/24"
+bridge = "br0"
+[vcd.db]
+image = "/images/debian.qcow2"
+[vcd.db.machine]
+memory_mib = 512
+kernel = "/images/vmlinuz"
+cmdline = "console=ttyS0"
+[vcd.old]
+domain = "db01"
+[rollback]
+snapshot = "offline"
+"""
+
+
+def test_machines_are_described(tmp_path: Path) -> None:
+    """A VM is made from an image or is a domain that exists; how it is saved leaves the fingerprint as it is."""
+    manifest = load(_write(tmp_path, MACHINES))
+    assert manifest.vcd["db"].machine.memory_mib == 512
+    assert manifest.vcd["old"].domain == "db01"
+    assert manifest.rollback.snapshot is SnapshotKind.OFFLINE
+    other = load(_write(tmp_path, MACHINES.replace('"offline"', '"memory"')))
+    assert fingerprint(other) == fingerprint(manifest)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            'domain = "db01"',
+            "",
+            "vcd.old: a VM is made from an image or is an existing domain: write one of both",
+        ),
+        (
+            'domain = "db01"',
+            'domain = "db01"\nimage = "/i"',
+            "vcd.old: a VM is made from an image or is an existing domain: write one of both",
+        ),
+        (
+            'domain = "db01"',
+            'domain = "db01"\nmachine = { vcpus = 2 }',
+            "vcd.old.machine: an existing domain has its hardware: leave this out",
+        ),
+        (
+            'domain = "db01"',
+            'domain = "db01"\ncommand = ["/bin/x"]',
+            "vcd.old.command: a VM's image says what runs in it: leave this out",
+        ),
+        (
+            '"/images/debian.qcow2"',
+            '"debian.qcow2"',
+            'vcd.db.image: "debian.qcow2" is no absolute path: write one that begins with /',
+        ),
+        (
+            'kernel = "/images/vmlinuz"\n',
+            "",
+            "vcd.db.machine.kernel: missing: initrd and cmdline need it",
+        ),
+        (
+            'bridge = "br0"',
+            'bridge = "br0"\nlibvirt = "default"',
+            "network.bridge: there is network.libvirt, too: leave one of them out",
+        ),
+        ("512", "1", "vcd.db.machine.memory_mib: expected mebibytes, from 16 to 16777216, got 1"),
+        (
+            '"offline"',
+            '"disk"',
+            'rollback.snapshot: expected one of "memory", "offline", "overlay", got "disk"',
+        ),
+    ],
+)
+def test_bad_machines_are_told(tmp_path: Path, old: str, new: str, message: str) -> None:
+    """What fits no VM is told with its place and what to write."""
+    path = _write(tmp_path, MACHINES.replace(old, new, 1))
+    with pytest.raises(ManifestError) as caught:
+        load(path)
+    assert str(caught.value) == f"{path}: {message}"
+
+
+def test_containers_are_no_machines(tmp_path: Path) -> None:
+    """The keys of VMs are refused where containers are described."""
+    with_domain = GOOD.replace('image = "localhost/web"', 'image = "localhost/web"\ndomain = "x"', 1)
+    with pytest.raises(ManifestError, match=r"vcd.web.domain: a container has none: leave this out$"):
+        load(_write(tmp_path, with_domain))
+    with_bridge = GOOD.replace("[network]", '[network]\nbridge = "br0"', 1)
+    with pytest.raises(ManifestError, match=r"network.bridge: containers have a network of their own: leave"):
+        load(_write(tmp_path, with_bridge))
