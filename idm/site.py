@@ -9,6 +9,7 @@ from idm import settings as host
 from idm.deployment import Stack
 from idm.driver import Driver
 from idm.drivers.podman import PodmanDriver
+from idm.errors import DeployError
 from idm.home import locate
 from idm.manifest import Manifest
 from idm.settings import Settings
@@ -35,5 +36,14 @@ def open_stack(manifest: Path, config: Path | None) -> Iterator[Stack]:
 
 
 def open_driver(manifest: Manifest, settings: Settings) -> Driver:
-    """The driver that the manifest names."""
+    """The driver that the manifest names. Raises :class:`DeployError` when its library is not installed."""
+    if manifest.stack.driver == "libvirt":
+        try:
+            # Only here: a host of containers need not have it.
+            from idm.drivers.libvirt import LibvirtDriver
+        except ImportError as e:
+            raise DeployError(
+                f"libvirt's Python binding is missing ({e}): apt-get install python3-libvirt"
+            ) from e
+        return LibvirtDriver(manifest, settings.libvirt)
     return PodmanDriver(manifest, settings.podman)

@@ -14,7 +14,7 @@ PACKAGES = ("dma", "dm", "idm")
 ALLOWED = {"dma": {"dm.v1", "dm.client"}, "idm": {"dm.v1", "dm.client"}, "dm": set()}
 PURE = ("edge", "graph", "golden", "deviation", "blame", "rollback", "stack")
 IMPURE_MODULES = {"asyncio", "grpc", "os", "pathlib", "random", "socket", "sqlite3", "subprocess", "time"}
-FEW = {"bcc": 1, "libvirt": 1, "podman": 1, "ctypes": 3, "pyroute2": 4}
+FEW = {"bcc": 1, "libvirt": 2, "podman": 1, "ctypes": 3, "pyroute2": 4}
 
 
 def imports(path: Path) -> Iterator[str]:
