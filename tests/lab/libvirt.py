@@ -18,8 +18,8 @@ import libvirt
 
 from tests.lab.namespace import PREFIX, LabError, Namespace, delete, namespace, orphaned, run
 from tests.lab.vm_golden import golden, revive
-from tests.lab.vm_guest import Guest, GuestSpec, Platform
-from tests.lab.vm_image import STOCK, Flavour, GuestImage, ensure_image, with_product
+from tests.lab.vm_guest import Guest, GuestSpec, Host, domain_kind
+from tests.lab.vm_image import STOCK, Flavour, GuestImage, ensure_image, ensure_wheel, with_product
 from tests.lab.vm_store import Store
 
 BASE = Path("/var/tmp/stackmend-vm")
@@ -57,7 +57,6 @@ class LibvirtLab:
     directory: Path
     uri: str
     settings: Path
-    platform: Platform
 
     def __init__(self, *, gateway: str = "198.18.0.1/24") -> None:
         """``gateway`` is the bridge's own address, with the length of its network's prefix."""
@@ -76,7 +75,7 @@ class LibvirtLab:
             stack.callback(shutil.rmtree, self.directory)
             self.uri = f"qemu:///system?socket={self.directory}/sock/libvirt-sock"
             self.settings = self.directory / "idm.toml"
-            self.platform = Platform.probe(bridge=BRIDGE)
+            self.host = Host(lambda: self.connection, self.directory, BRIDGE, domain_kind())
             self.store = stack.enter_context(Store(_cache()))
             self._bridge()
             self._configure()
@@ -111,21 +110,26 @@ class LibvirtLab:
 
         Of the stock image it is a copy of a guest that once booted; of another ``image`` it boots.
         """
-        spec = GuestSpec(name, self._interface(address), memory_mib)
+        spec = GuestSpec(name, IPv4Interface(f"{address}/{self.gateway.network.prefixlen}"), memory_mib)
         if image is None:
-            kept = golden(self.store, self.connection, self.platform, self.image(), memory_mib)
-            return revive(self.connection, self.platform, spec, self.image(), kept, self.directory)
-        return Guest.boot(self.connection, self.platform, spec, image, self.directory)
+            stock = self.image()
+            return revive(self.host, spec, stock, golden(self.store, self.host, stock, memory_mib))
+        guest = Guest(self.host, spec, image)
+        guest.boot()
+        return guest
 
     def guests(self, addresses: dict[str, str], *, memory_mib: int = 256) -> list[Guest]:
         """Several at once, by name."""
-        golden(self.store, self.connection, self.platform, self.image(), memory_mib)
         with ThreadPoolExecutor(len(addresses)) as pool:
             made = [
                 pool.submit(self.guest, name, address, memory_mib=memory_mib)
                 for name, address in addresses.items()
             ]
             return [one.result() for one in made]
+
+    def install(self, guest: Guest) -> None:
+        """Install this tree's code in a guest that did not boot from the product's image."""
+        guest.install(ensure_wheel(self.store))
 
     def start_daemon(self) -> None:
         """Start libvirtd; returns when it accepts connections. Guests of an earlier one are found again."""
@@ -151,9 +155,6 @@ class LibvirtLab:
             self._daemon.kill()
             self._daemon.wait()
         (self.directory / "sock" / "libvirt-sock").unlink(missing_ok=True)
-
-    def _interface(self, address: str) -> IPv4Interface:
-        return IPv4Interface(f"{address}/{self.gateway.network.prefixlen}")
 
     def _bridge(self) -> None:
         ip = ["ip", "-n", self.namespace.name]

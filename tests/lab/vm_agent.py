@@ -4,7 +4,6 @@ import base64
 import shlex
 import subprocess
 import time
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import libvirt
@@ -14,6 +13,8 @@ import msgspec
 from tests.lab.namespace import LabError
 
 REPLY_S = 10
+# Messages of several hundred KiB arrive mutilated.
+CHUNK = 48 << 10
 CLOCK_S, CLOCK_ATTEMPTS = 0.25, 10
 # Libvirt's answers while the agent is not there (yet), or did not answer in time.
 ABSENT = {
@@ -60,12 +61,10 @@ class GuestAgent(NamedTuple):
                 raise LabError(f"{self.domain.name()}: no guest agent answers: read the guest's console log")
             time.sleep(0.05)
 
-    def start(self, command: tuple[str, ...], *, stdin: bytes = b"") -> int:
+    def start(self, command: tuple[str, ...]) -> int:
         """Start a program, without waiting for it; returns a handle for ``status``."""
         program, *arguments = command
         options = {"path": program, "arg": arguments, "capture-output": True}
-        if stdin:
-            options["input-data"] = base64.b64encode(stdin).decode()
         return msgspec.json.decode(self._call("guest-exec", options), type=Started).pid
 
     def status(self, pid: int) -> Status:
@@ -73,10 +72,10 @@ class GuestAgent(NamedTuple):
         return msgspec.json.decode(self._call("guest-exec-status", {"pid": pid}), type=Status)
 
     def run(
-        self, *command: str, stdin: bytes = b"", check: bool = True, timeout_s: float = 60
+        self, *command: str, check: bool = True, timeout_s: float = 60
     ) -> "subprocess.CompletedProcess[str]":
         """Run a program to its end; raises LabError with its own words if it fails and ``check`` is set."""
-        pid = self.start(command, stdin=stdin)
+        pid = self.start(command)
         status = self.wait_for(pid, shlex.join(command), timeout_s=timeout_s)
         if check and status.exitcode:
             raise LabError(f"{shlex.join(command)}: {status.err.decode().strip() or status.exitcode}")
@@ -93,9 +92,13 @@ class GuestAgent(NamedTuple):
             pause_s = min(2 * pause_s, 0.2)
         return status
 
-    def write(self, path: PurePosixPath | str, content: bytes) -> None:
-        """Write a file."""
-        self.run("sh", "-c", f"cat > {shlex.quote(str(path))}", stdin=content)
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file, or into a pipe."""
+        handle = msgspec.json.decode(self._call("guest-file-open", {"path": path, "mode": "w"}), type=int)
+        for begin in range(0, len(content), CHUNK):
+            encoded = base64.b64encode(content[begin : begin + CHUNK]).decode()
+            self._call("guest-file-write", {"handle": handle, "buf-b64": encoded})
+        self._call("guest-file-close", {"handle": handle})
 
     def correct_clock(self) -> None:
         """Give the guest this machine's time if it is off, again if it was told so late that it still is."""

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, SubElement, fromstring, tostring
 import libvirt
 
 from tests.lab.namespace import run
-from tests.lab.vm_guest import Guest, GuestSpec, Platform, disk, domain_xml
+from tests.lab.vm_guest import Guest, GuestSpec, Host
 from tests.lab.vm_image import GuestImage
 from tests.lab.vm_store import Store
 
@@ -27,50 +27,45 @@ class Golden(NamedTuple):
     waiting: int
 
 
-def golden(
-    store: Store, connection: libvirt.virConnect, platform: Platform, image: GuestImage, memory_mib: int
-) -> Golden:
+def golden(store: Store, host: Host, image: GuestImage, memory_mib: int) -> Golden:
     """The store's golden guest of this image and size, booted once if there is none."""
     spec = GuestSpec(SNAPSHOT, None, memory_mib)
 
     def build(target: Path) -> None:
         target.mkdir()
-        guest = Guest.boot(connection, platform, spec, image, target)
+        guest = Guest(host._replace(directory=target), spec, image)
+        guest.boot()
         waiting = guest.agent.start((IDENTITY,))
         guest.run("timeout", "20", "sh", "-c", f"until [ -p {PIPE} ]; do sleep 0.1; done; sync")
-        guest.domain.suspend()
-        guest.domain.snapshotCreateXML(f"<domainsnapshot><name>{SNAPSHOT}</name></domainsnapshot>", 0)
-        guest.domain.destroy()
-        guest.domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
+        domain = guest.domain
+        domain.suspend()
+        domain.snapshotCreateXML(f"<domainsnapshot><name>{SNAPSHOT}</name></domainsnapshot>", 0)
+        domain.destroy()
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
         (target / "waiting").write_text(str(waiting))
 
-    made_of = domain_xml(platform, spec, image, Path("/"))
-    digest = hashlib.sha256(f"{platform} {made_of}".encode()).hexdigest()
+    made_of = Guest(host._replace(directory=Path("/")), spec, image)
+    digest = hashlib.sha256(f"{host.platform()} {made_of.xml()}".encode()).hexdigest()
     made = store.ensure(f"golden-{memory_mib}", digest, build)
-    return Golden(disk(spec, made), int((made / "waiting").read_text()))
+    return Golden(made / made_of.disk.name, int((made / "waiting").read_text()))
 
 
-def revive(
-    connection: libvirt.virConnect,
-    platform: Platform,
-    spec: GuestSpec,
-    image: GuestImage,
-    kept: Golden,
-    directory: Path,
-) -> Guest:
+def revive(host: Host, spec: GuestSpec, image: GuestImage, kept: Golden) -> Guest:
     """A guest of its own from a copy of the golden one; returns when it has its name, address and the right time."""
-    run(["cp", "--reflink=auto", "--sparse=always", str(kept.disk), str(disk(spec, directory))])
-    guest = Guest.define(connection, platform, spec, image, directory)
-    snapshot = guest.domain.snapshotCreateXML(
-        _snapshot_xml(guest.domain),
+    guest = Guest(host, spec, image)
+    run(["cp", "--reflink=auto", "--sparse=always", str(kept.disk), str(guest.disk)])
+    domain = guest.define()
+    snapshot = domain.snapshotCreateXML(
+        _snapshot_xml(domain),
         libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT,
     )
-    guest.domain.revertToSnapshot(snapshot, libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING)
-    guest.agent.wait(time.monotonic() + REVIVE_S)
+    domain.revertToSnapshot(snapshot, libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING)
+    agent = guest.agent
+    agent.wait(time.monotonic() + REVIVE_S)
     identity = f"{time.time():.3f} {spec.name} {spec.address} {spec.mac} {secrets.token_hex(32)}\n"
-    guest.agent.write(PIPE, identity.encode())
-    guest.agent.wait_for(kept.waiting, IDENTITY, timeout_s=REVIVE_S)
-    guest.agent.correct_clock()
+    agent.write(PIPE, identity.encode())
+    agent.wait_for(kept.waiting, IDENTITY, timeout_s=REVIVE_S)
+    agent.correct_clock()
     snapshot.delete()
     return guest
 

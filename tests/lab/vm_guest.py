@@ -4,17 +4,18 @@ import fcntl
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from ipaddress import IPv4Interface
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 import libvirt
 
 from tests.lab.namespace import run
 from tests.lab.vm_agent import GuestAgent
-from tests.lab.vm_image import GuestImage
+from tests.lab.vm_image import SITE_PACKAGES, GuestImage
 
 BOOT_S = 180
 KVM = Path("/dev/kvm")
@@ -25,20 +26,24 @@ TB_CACHE_MIB = 64
 KERNEL_ARGUMENTS = "console=ttyS0 root=/dev/vda rw mitigations=off quiet net.ifnames=0"
 
 
-class Platform(NamedTuple):
-    """What this machine runs guests with: the domain type, ``kvm`` or ``qemu``, and the bridge they are attached to."""
+class Host(NamedTuple):
+    """Where guests run: a libvirtd, the bridge they are attached to, and a directory for their disks and logs."""
 
-    kind: str
+    connect: Callable[[], libvirt.virConnect]
+    directory: Path
     bridge: str
+    kind: str
+    """The domain type: ``kvm``, or ``qemu`` where instructions have to be emulated."""
 
-    @classmethod
-    def probe(cls, *, bridge: str) -> Self:
-        """Hardware virtualisation where this process may use it, else emulation."""
-        return cls("kvm" if _kvm() else "qemu", bridge)
-
-    def __str__(self) -> str:
+    def platform(self) -> str:
+        """What the state of a saved guest depends on."""
         version = run([str(EMULATOR), "--version"]).splitlines()[0]
         return f"{self.kind} {version} {CPU}"
+
+
+def domain_kind() -> str:
+    """Hardware virtualisation where this process may use it, else emulation."""
+    return "kvm" if _kvm() else "qemu"
 
 
 class GuestSpec(NamedTuple):
@@ -59,49 +64,52 @@ class GuestSpec(NamedTuple):
 
 
 class Guest:
-    """A domain that runs, and the agent inside. It ends with its lab."""
+    """A domain and the agent inside; it ends with its lab. Its disk is an overlay in the host's directory."""
 
-    def __init__(self, spec: GuestSpec, domain: libvirt.virDomain, console: Path) -> None:
+    def __init__(self, host: Host, spec: GuestSpec, image: GuestImage) -> None:
         self.name = spec.name
-        self.address = spec.address.ip if spec.address else None
-        self.domain = domain
-        self.console = console
-        self.agent = GuestAgent(domain)
+        self.disk = host.directory / f"{spec.name}.qcow2"
+        self.console = host.directory / f"{spec.name}.console"
+        self._host, self._spec, self._image = host, spec, image
 
-    @classmethod
-    def define(
-        cls,
-        connection: libvirt.virConnect,
-        platform: Platform,
-        spec: GuestSpec,
-        image: GuestImage,
-        directory: Path,
-    ) -> Self:
-        """A domain that is not running yet; its disk is ``<name>.qcow2`` in ``directory``."""
-        domain = connection.defineXML(domain_xml(platform, spec, image, directory))
-        return cls(spec, domain, console(spec, directory))
+    @property
+    def address(self) -> str:
+        """Its address in the lab's network."""
+        return str(self._spec.address.ip) if self._spec.address else ""
 
-    @classmethod
-    def boot(
-        cls,
-        connection: libvirt.virConnect,
-        platform: Platform,
-        spec: GuestSpec,
-        image: GuestImage,
-        directory: Path,
-    ) -> Self:
-        """A guest of its own overlay on the image, booted; returns when all its services are up."""
-        overlay(image, disk(spec, directory))
-        guest = cls.define(connection, platform, spec, image, directory)
-        guest.domain.create()
-        guest.wait_until_up()
-        return guest
+    @property
+    def domain(self) -> libvirt.virDomain:
+        """Looked up each time: a handle is dead when the daemon was restarted."""
+        return self._host.connect().lookupByName(self.name)
+
+    @property
+    def agent(self) -> GuestAgent:
+        """Runs commands inside."""
+        return GuestAgent(self.domain)
+
+    def boot(self) -> None:
+        """Define it with an empty overlay and start it; returns when all its services are up."""
+        backing = ("-b", str(self._image.disk), "-F", "qcow2")
+        run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, str(self.disk)])
+        self.define().create()
+        self.wait_until_up()
+
+    def define(self) -> libvirt.virDomain:
+        """Make its domain known to libvirt."""
+        return self._host.connect().defineXML(self.xml())
 
     def run(
         self, *command: str, check: bool = True, timeout_s: float = 60
     ) -> "subprocess.CompletedProcess[str]":
         """Run a program inside; raises LabError if it fails and ``check`` is set."""
         return self.agent.run(*command, check=check, timeout_s=timeout_s)
+
+    def install(self, wheel: Path) -> None:
+        """Put the project's code beside the libraries that the image has for it; an earlier one is replaced."""
+        path = "/var/tmp/stackmend.whl"
+        self.agent.write(path, wheel.read_bytes())
+        unpack = f"rm -rf dm dma idm stackmend-* && python3 -m zipfile -e {path} . && rm {path}"
+        self.run("sh", "-c", f"cd {SITE_PACKAGES} && {unpack}")
 
     def wait_until_up(self) -> None:
         """Wait for the end of a boot, however it went for single services."""
@@ -110,66 +118,49 @@ class Guest:
         left_s = max(1, deadline - time.monotonic())
         self.run("systemctl", "is-system-running", "--wait", check=False, timeout_s=left_s)
 
+    def xml(self) -> str:
+        """Its domain, as libvirt takes it."""
+        spec, image = self._spec, self._image
+        domain = Element("domain", type=self._host.kind)
+        SubElement(domain, "name").text = spec.name
+        SubElement(domain, "memory", unit="MiB").text = str(spec.memory_mib)
+        SubElement(domain, "vcpu").text = "1"
+        system = SubElement(domain, "os")
+        SubElement(system, "type", arch="x86_64", machine="q35").text = "hvm"
+        SubElement(system, "kernel").text = str(image.kernel)
+        SubElement(system, "initrd").text = str(image.initramfs)
+        address = f" lab.address={spec.address}" if spec.address else ""
+        SubElement(system, "cmdline").text = f"{KERNEL_ARGUMENTS} lab.name={spec.name}{address}"
+        features = SubElement(domain, "features")
+        SubElement(features, "acpi")
+        if self._host.kind == "qemu":
+            SubElement(SubElement(features, "tcg"), "tb-cache", unit="MiB").text = str(TB_CACHE_MIB)
+        cpu = SubElement(domain, "cpu", mode="custom", match="exact", check="none")
+        SubElement(cpu, "model").text = CPU
+        SubElement(domain, "clock", offset="utc")
+        SubElement(domain, "on_crash").text = "destroy"
+        self._devices(SubElement(domain, "devices"))
+        SubElement(domain, "seclabel", type="none")
+        return tostring(domain, encoding="unicode")
 
-def disk(spec: GuestSpec, directory: Path) -> Path:
-    """Where a guest's overlay lies."""
-    return directory / f"{spec.name}.qcow2"
-
-
-def console(spec: GuestSpec, directory: Path) -> Path:
-    """Where a guest's serial console is logged."""
-    return directory / f"{spec.name}.console"
-
-
-def overlay(image: GuestImage, path: Path) -> None:
-    """An empty overlay on the image."""
-    backing = ("-b", str(image.disk), "-F", "qcow2")
-    run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, str(path)])
-
-
-def domain_xml(platform: Platform, spec: GuestSpec, image: GuestImage, directory: Path) -> str:
-    """The domain of a guest, as libvirt takes it."""
-    domain = Element("domain", type=platform.kind)
-    SubElement(domain, "name").text = spec.name
-    SubElement(domain, "memory", unit="MiB").text = str(spec.memory_mib)
-    SubElement(domain, "vcpu").text = "1"
-    system = SubElement(domain, "os")
-    SubElement(system, "type", arch="x86_64", machine="q35").text = "hvm"
-    SubElement(system, "kernel").text = str(image.kernel)
-    SubElement(system, "initrd").text = str(image.initramfs)
-    address = f" lab.address={spec.address}" if spec.address else ""
-    SubElement(system, "cmdline").text = f"{KERNEL_ARGUMENTS} lab.name={spec.name}{address}"
-    features = SubElement(domain, "features")
-    SubElement(features, "acpi")
-    if platform.kind == "qemu":
-        SubElement(SubElement(features, "tcg"), "tb-cache", unit="MiB").text = str(TB_CACHE_MIB)
-    cpu = SubElement(domain, "cpu", mode="custom", match="exact", check="none")
-    SubElement(cpu, "model").text = CPU
-    SubElement(domain, "clock", offset="utc")
-    SubElement(domain, "on_crash").text = "destroy"
-    _devices(SubElement(domain, "devices"), platform, spec, directory)
-    SubElement(domain, "seclabel", type="none")
-    return tostring(domain, encoding="unicode")
-
-
-def _devices(devices: Element, platform: Platform, spec: GuestSpec, directory: Path) -> None:
-    SubElement(devices, "emulator").text = str(EMULATOR)
-    drive = SubElement(devices, "disk", type="file", device="disk")
-    # A lab's disk may be lost with the machine; it need not be synchronous.
-    SubElement(drive, "driver", name="qemu", type="qcow2", cache="unsafe")
-    SubElement(drive, "source", file=str(disk(spec, directory)))
-    SubElement(drive, "target", dev="vda", bus="virtio")
-    interface = SubElement(devices, "interface", type="bridge")
-    SubElement(interface, "source", bridge=platform.bridge)
-    SubElement(interface, "mac", address=spec.mac)
-    SubElement(interface, "model", type="virtio")
-    SubElement(interface, "rom", enabled="no")
-    channel = SubElement(devices, "channel", type="unix")
-    SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
-    serial = SubElement(devices, "serial", type="file")
-    SubElement(serial, "source", path=str(console(spec, directory)), append="on")
-    SubElement(serial, "target", port="0")
-    SubElement(devices, "memballoon", model="none")
+    def _devices(self, devices: Element) -> None:
+        SubElement(devices, "emulator").text = str(EMULATOR)
+        drive = SubElement(devices, "disk", type="file", device="disk")
+        # A lab's disk may be lost with the machine; it need not be synchronous.
+        SubElement(drive, "driver", name="qemu", type="qcow2", cache="unsafe")
+        SubElement(drive, "source", file=str(self.disk))
+        SubElement(drive, "target", dev="vda", bus="virtio")
+        interface = SubElement(devices, "interface", type="bridge")
+        SubElement(interface, "source", bridge=self._host.bridge)
+        SubElement(interface, "mac", address=self._spec.mac)
+        SubElement(interface, "model", type="virtio")
+        SubElement(interface, "rom", enabled="no")
+        channel = SubElement(devices, "channel", type="unix")
+        SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+        serial = SubElement(devices, "serial", type="file")
+        SubElement(serial, "source", path=str(self.console), append="on")
+        SubElement(serial, "target", port="0")
+        SubElement(devices, "memballoon", model="none")
 
 
 def _kvm() -> bool:
