@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -177,6 +178,11 @@ def active(machine: Machine, unit: str) -> str:
     return facts["MainPID"] if facts.get("ActiveState") == "active" else ""
 
 
+def replaced(machine: Machine, unit: str, pid: str) -> bool:
+    """Whether a unit is active with another main process."""
+    return active(machine, unit) not in ("", pid)
+
+
 @pytest.mark.lab
 @pytest.mark.kernel
 def test_agent_and_manager_work_in_their_confinement(host: Host) -> None:
@@ -184,9 +190,7 @@ def test_agent_and_manager_work_in_their_confinement(host: Host) -> None:
     deliver(host.layer.root)
     allowed = ("bpf", "perf_event_open")
     with cabled() as network, booted(host.layer.root, network, unit="lab.target", allowed=allowed) as machine:
-        pids = {
-            unit: until(lambda u=unit: active(machine, u), what=f"{unit} is not up") for unit in UNITS[:2]
-        }  # type: ignore[misc]
+        pids = {unit: until(partial(active, machine, unit), what=f"{unit} is not up") for unit in UNITS[:2]}
         status = machine.run("cat", f"/proc/{pids[UNITS[0]]}/status").stdout
         held = {line.split()[0]: int(line.split()[1], 16) for line in status.splitlines() if "Cap" in line}
         assert held["CapEff:"] == held["CapBnd:"] == AGENT_CAPABILITIES
@@ -196,11 +200,7 @@ def test_agent_and_manager_work_in_their_confinement(host: Host) -> None:
         asyncio.run(seen(target, NOBODY))
         for unit in UNITS[:2]:
             machine.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", unit)
-            again = until(
-                lambda u=unit: (pid := active(machine, u)) != pids[u] and pid,  # type: ignore[misc]
-                what=f"{unit} is not restarted",
-            )
-            assert again
+            until(partial(replaced, machine, unit, pids[unit]), what=f"{unit} is not restarted")
         machine.run("timeout", "2", "bash", "-c", call)
         asyncio.run(seen(target, NOBODY))
 
