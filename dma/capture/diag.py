@@ -34,12 +34,12 @@ OWN_FILES = Path("/proc/self/fd")
 STATES = sum(1 << state for state in (1, 2, 4, 5, 8, 9, 10, 11))
 
 BLIND = (
-    Probe("short connections", f"those that begin and end within {POLL_S} s are not seen"),
+    Probe("short_connections", f"those that begin and end within {POLL_S} s are not seen"),
     Probe("failures", "only attempts without an answer are seen"),
     Probe("datagrams", "not seen"),
     Probe("programs", "not known"),
 )
-ONE_NAMESPACE = Probe("other network namespaces", "not seen: start one agent in each, with --netns")
+ONE_NAMESPACE = Probe("other_namespaces", "not seen: start one agent in each, with --netns")
 
 
 class NetlinkCapture:

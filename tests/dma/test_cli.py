@@ -130,7 +130,7 @@ def test_no_privilege() -> None:
     degraded = dma("watch", "--json", "--count", "1", "--interval", "0.1", prefix=UNPRIVILEGED)
     assert degraded.returncode == 0, degraded.stderr
     assert isinstance(json.loads(degraded.stdout), list)
-    assert "plan netlink, without short connections: " in degraded.stderr
+    assert "plan netlink, without short_connections: " in degraded.stderr
 
 
 def test_doctor_without_privilege() -> None:
@@ -141,7 +141,7 @@ def test_doctor_without_privilege() -> None:
     plans = {one["subject"]: one for one in report["findings"] if one["subject"].startswith("plan ")}
     assert report["plan"] == "netlink"
     assert "CAP_BPF" in plans["plan cgroup"]["detail"]
-    assert "short connections" in plans["plan netlink"]["detail"]
+    assert "short_connections" in plans["plan netlink"]["detail"]
 
 
 def test_netlink_sees_without_privilege(network: Cable) -> None:

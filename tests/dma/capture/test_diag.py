@@ -43,7 +43,8 @@ def test_it_says_what_it_does_not_see(capture: Capture) -> None:
     """The plan names its only probe that works, and each thing that it is blind to as one that does not."""
     assert (capture.plan, capture.loader) == ("netlink", "none")
     assert [probe.name for probe in capture.probes if not probe.problem] == ["sock_diag"]
-    assert {"short connections", "failures", "datagrams"} <= {p.name for p in capture.probes if p.problem}
+    assert {"short_connections", "failures", "datagrams"} <= {p.name for p in capture.probes if p.problem}
+    assert all(probe.name.isidentifier() for probe in capture.probes), "names are keys of a log line"
 
 
 @pytest.mark.parametrize(
