@@ -223,9 +223,15 @@ class Manager:
     async def run(self) -> None:
         """Judge all stacks again and again: what changes by time alone has no message to wait for."""
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(self._pause_s())
             for guarded in list(self._stacks.values()):
                 self.evaluate(guarded)
+
+    def _pause_s(self) -> float:
+        """Until the next look; a deviation about to be confirmed is looked at when it is."""
+        now_s = time.monotonic()
+        due = (guarded.stack.confirmed_in_s(now_s=now_s) for guarded in self._stacks.values())
+        return min((TICK_S, *(left_s for left_s in due if left_s is not None)))
 
     def agent_came(self, guarded: Guarded, vcd: VcdState, queue: AgentQueue) -> None:
         """An agent's stream begins; an older one of the same VCD ends."""

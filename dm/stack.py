@@ -219,8 +219,7 @@ class Stack:
         if self.deviation is None:
             return self._inconclusive([self._why_no_image()])
         self.deviation.advance(self._sources, now_s)
-        wrong = any(self.deviation.states.get(state, 0) for state in WRONG)
-        if not wrong:
+        if not self.wrong:
             self._over_since_s = self._fault_s = None
             return self._judge_whole(self.deviation)
         return self._judge_wrong(self.deviation, now_s)
@@ -241,6 +240,18 @@ class Stack:
         if not image.edges:
             raise GoldenError("no dependency has been seen yet: is there traffic in the stack?")
         return image
+
+    @property
+    def wrong(self) -> int:
+        """How many golden edges deviate now."""
+        return sum(self.deviation.states.get(state, 0) for state in WRONG) if self.deviation else 0
+
+    def confirmed_in_s(self, *, now_s: float) -> float | None:
+        """Seconds until a deviation that is not confirmed yet may be; None when there is none."""
+        if self._over_since_s is None:
+            return None
+        left_s = self._over_since_s + self.spec.policy.confirm_s - now_s
+        return left_s if left_s > 0 else None
 
     def unproved(
         self, symptoms: Iterable[str], vcds: Iterable[str], *, since_s: float, now_s: float

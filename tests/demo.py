@@ -111,8 +111,8 @@ def break_and_watch(demo: Demo, name: str) -> dict[str, object]:
     fault = FAULTS[name]
     with demo.events() as events:
         demo.say(f"FAULT {name}: {fault.story}")
-        fault_s = time.time()
         fault.apply(demo.shop)
+        fault_s = time.time()
         summary: dict[str, object] = {"fault": name, "verdict": "", "blamed": [], "outcome": ""}
         deadline = time.monotonic() + PATIENCE_S
         while not summary["outcome"]:

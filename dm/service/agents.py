@@ -106,8 +106,12 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             case "hello":
                 self._hello(guarded, vcd, request.hello)
             case "edges" if vcd.speaks(request.edges.generation):
+                wrong = stack.wrong
                 flows = wire.flows(request.edges, source=vcd.name, now_s=now_s)
                 stack.edges(vcd, flows, complete=request.edges.complete, now_s=now_s)
+                if stack.wrong != wrong:
+                    # The confirmation window begins with the report, not with the next look.
+                    self._manager.evaluate(guarded)
                 response = agent_service_pb2.ReportResponse()
                 response.acknowledgement.revision = request.edges.revision
                 offer(queue, response)
