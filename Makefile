@@ -26,7 +26,7 @@ test: check
 
 # Every fault of the demo, RUNS times in a row; results below build/bench.
 RUNS    ?= 10
-soak: $(VENV)/ready $(OBJECT)
+soak: bench-rollback
 	$(SUDO) $(BIN)/python -m tests.bench.faults $(RUNS)
 
 bench-rollback: $(VENV)/ready $(OBJECT)
