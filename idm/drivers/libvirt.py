@@ -63,6 +63,9 @@ class LibvirtDriver:
         self._hypervisor = Hypervisor(settings.uri)
         self._restores = Rendezvous()
         self._restoring: set[str] = set()
+        # In which run of a VM its clock was set; more than one may notice that it has to be.
+        self._clocks: dict[str, str] = {}
+        self._clocks_lock = threading.Lock()
         self._closing = threading.Event()
         self._subscription: Callable[[], None] | None = None
         # Identifiers of domains begin anew with the host.
@@ -423,7 +426,9 @@ class LibvirtDriver:
             raise DriverError(f'{vcd} has no snapshot "{tag}": choose one that idm snapshots lists')
         refuse_mixture([note], self._kind)
         if not domain.persistent():
-            raise DriverError(f'domain "{domain.name}" of {vcd} is no longer defined: idm down and idm up')
+            raise DriverError(
+                f'domain "{domain.name}" of {vcd} is no longer defined: virsh define it, or idm down and idm up'
+            )
         self._keeper(vcd, domain).check_present(vcd, tag)
         return domain
 
@@ -442,12 +447,17 @@ class LibvirtDriver:
         deadline = time.monotonic() + CLOCK_S
         try:
             run = domain.run()
+            with self._clocks_lock:
+                if self._clocks.get(vcd) == run:
+                    return
+                self._clocks[vcd] = run
             while True:
                 try:
-                    return self._agent(vcd, domain).set_clock()
+                    self._agent(vcd, domain).set_clock()
+                    return
                 except RefusedError:
                     if domain.run() != run or self._closing.wait(LOOK_S):
-                        return None
+                        return
                     if time.monotonic() > deadline:
                         raise
         except DriverError as e:
