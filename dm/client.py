@@ -97,4 +97,7 @@ def explain(error: grpc.RpcError, *, target: str) -> ManagerError:
         return ManagerError(doubt.format(target=target))
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return ManagerError(f"the manager at {target} did not answer in time: see its log")
+    if code is grpc.StatusCode.INTERNAL and details == "Internal error from Core":
+        # A stream that ends while something is being written: gRPC's client forgets what the manager said.
+        return ManagerError(f"the manager at {target} ended the stream: see its log")
     return ManagerError(details or f"the call failed with {code}")

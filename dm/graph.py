@@ -3,7 +3,8 @@
 Hot edges stand in plain dictionaries; networkx holds the topology, which changes rarely, and what is asked of it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator
 
 import networkx as nx
 
@@ -22,6 +23,7 @@ class LiveGraph:
         self._flows_at: dict[Address, set[FlowKey]] = {}
         self._flows_of: dict[str, set[FlowKey]] = {}
         self._owner: dict[Address, str] = {}
+        self._outbound: Counter[str] = Counter()
         self.topology: nx.MultiDiGraph[str] = nx.MultiDiGraph()
 
     def __iter__(self) -> Iterator[LiveEdge]:
@@ -46,6 +48,20 @@ class LiveGraph:
             return []
         inbound = [self._edges[key] for _, _, key in self.topology.in_edges(name, keys=True)]
         return self.outbound(name) + inbound
+
+    def size(self, source: str) -> int:
+        """How much a node's agent takes up: its flows, or its edges if there are more."""
+        return max(len(self._flows_of.get(source, ())), self._outbound[source])
+
+    def forget(self, source: str, *, kept: Container[EdgeKey]) -> None:
+        """Forget a node's edges that no flow stands for any more, but those to be kept."""
+        for edge in self.outbound(source):
+            if not edge.flows and edge.key not in kept:
+                del self._edges[edge.key]
+                self._outbound[source] -= 1
+                self.topology.remove_edge(source, edge.key.target, key=edge.key)
+                if not self.topology.degree(edge.key.target):
+                    self.topology.remove_node(edge.key.target)
 
     def owner(self, address: Address) -> str | None:
         """The VCD that has an address now."""
@@ -99,6 +115,7 @@ class LiveGraph:
         if edge is None:
             edge = self._edges[key] = LiveEdge(key)
             self.topology.add_edge(key.source, key.target, key=key)
+            self._outbound[key.source] += 1
         self._edge_of[flow_key] = key
         self._flows_at.setdefault(flow_key.address, set()).add(flow_key)
         self._flows_of.setdefault(flow_key.source, set()).add(flow_key)

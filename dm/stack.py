@@ -169,6 +169,13 @@ class Stack:
             self._see(vcd, now_s, now_s)
         self._judge_touched(now_s)
 
+    def forget(self, vcd: VcdState, *, now_s: float) -> None:
+        """Let go of what an agent reported in an earlier session, and of edges that are neither live nor golden."""
+        if vcd.pending_table is not None:
+            self.graph.keep_only(vcd.name, vcd.pending_table, now_s=now_s)
+            self._judge_touched(now_s)
+        self.graph.forget(vcd.name, kept=self.deviation.golden if self.deviation else ())
+
     def losses(self, vcd: VcdState, losses: Mapping[str, int], *, now_s: float) -> None:
         """An agent said what it could not count, cumulatively by reason."""
         vcd.last_heard_s = now_s

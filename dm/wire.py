@@ -13,6 +13,8 @@ from dm.v1 import agent_pb2, flow_pb2, golden_service_pb2, rollback_service_pb2,
 
 NAME_LIMIT = 255
 NAMES_LIMIT = 8
+COUNT_LIMIT = 1 << 48
+"""Counters stop here, so that their sums fit into what answers carry."""
 
 _TRANSPORTS = {flow_pb2.TRANSPORT_TCP: Transport.TCP, flow_pb2.TRANSPORT_UDP: Transport.UDP}
 _FAILURES = {
@@ -84,6 +86,12 @@ def address(packed: bytes) -> Address:
         raise WireError(f"an address has {len(packed)} bytes; 4 or 16 are known") from error
 
 
+def text(words: str) -> str:
+    """What a stranger wrote, short enough to keep and fit to be printed on a terminal."""
+    kept = words[:NAME_LIMIT]
+    return kept if kept.isprintable() else "".join(one if one.isprintable() else "?" for one in kept)
+
+
 def addresses(packed: Sequence[bytes]) -> tuple[Address, ...]:
     """Several addresses."""
     return tuple(address(one) for one in packed)
@@ -99,19 +107,19 @@ def flows(message: agent_pb2.Edges, *, source: str, now_s: float) -> Iterator[tu
         transport = _TRANSPORTS.get(edge.transport)
         if transport is None or not 0 < edge.port <= 0xFFFF:
             raise WireError("an edge has no transport or no port between 1 and 65535")
-        key = FlowKey(source, transport, address(edge.address), edge.port, edge.command[:NAME_LIMIT])
+        key = FlowKey(source, transport, address(edge.address), edge.port, text(edge.command))
         failures: dict[Failure, int] = {}
         for count in edge.failures:
             kind = _FAILURES.get(count.kind, Failure.OTHER)
-            failures[kind] = failures.get(kind, 0) + count.count
+            failures[kind] = min(failures.get(kind, 0) + count.count, COUNT_LIMIT)
         yield (
             key,
             Flow(
                 names=tuple(_claim(name) for name in edge.names[:NAMES_LIMIT] if name.name),
-                attempts=edge.attempts,
-                established=edge.established,
-                open=edge.open,
-                pending=edge.pending,
+                attempts=min(edge.attempts, COUNT_LIMIT),
+                established=min(edge.established, COUNT_LIMIT),
+                open=min(edge.open, COUNT_LIMIT),
+                pending=min(edge.pending, COUNT_LIMIT),
                 failures=failures,
                 first_seen_s=at(edge.first_seen_age_ms),
                 last_attempt_s=at(edge.last_attempt_age_ms),
@@ -124,6 +132,14 @@ def flows(message: agent_pb2.Edges, *, source: str, now_s: float) -> Iterator[tu
                 else None,
             ),
         )
+
+
+def losses(message: agent_pb2.Coverage) -> dict[str, int]:
+    """An agent's losses by reason; one that is not known here is none of those that matter."""
+    known = agent_pb2.LossReason.values()
+    return {
+        agent_pb2.LossReason.Name(loss.reason): loss.count for loss in message.losses if loss.reason in known
+    }
 
 
 def spec(message: stack_pb2.StackSpec, *, now_s: float) -> tuple[Spec, Limits]:
@@ -278,5 +294,6 @@ def event_message(event: Event) -> stack_pb2.Event:
 
 
 def _claim(name: flow_pb2.Name) -> NameClaim:
-    source = flow_pb2.NameSource.Name(name.source)
-    return NameClaim(name.name[:NAME_LIMIT], source, name.confidence, name.source in _HINTS)
+    known = name.source in flow_pb2.NameSource.values()
+    source = flow_pb2.NameSource.Name(name.source if known else flow_pb2.NAME_SOURCE_UNSPECIFIED)
+    return NameClaim(text(name.name), source, name.confidence, name.source in _HINTS)

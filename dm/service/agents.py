@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from weakref import WeakKeyDictionary
 
 import grpc
 import structlog
@@ -10,6 +11,7 @@ import structlog
 from dm import wire
 from dm.manager import QUEUE, AgentQueue, Guarded, Manager, UnknownStackError, offer
 from dm.service import Context
+from dm.service.limits import Allowance, LimitError, admit
 from dm.stack import VcdState
 from dm.v1 import agent_pb2, agent_service_pb2, agent_service_pb2_grpc
 
@@ -23,6 +25,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
+        self._allowances: WeakKeyDictionary[VcdState, Allowance] = WeakKeyDictionary()
 
     async def Report(
         self, requests: AsyncIterator[agent_service_pb2.ReportRequest], context: Context
@@ -34,6 +37,11 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         except (TimeoutError, StopAsyncIteration):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message has to be a hello")
         guarded, vcd = await self._find(first, context)
+        try:
+            self._admit(guarded, vcd, first)
+        except LimitError as error:
+            # Not a line in the log: one that comes too often would fill it.
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         queue: AgentQueue = asyncio.Queue(QUEUE)
         self._manager.agent_came(guarded, vcd, queue)
         try:
@@ -46,9 +54,11 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
                     reading.result()
             finally:
                 reading.cancel()
-        except wire.WireError as error:
+        except (wire.WireError, LimitError) as error:
             log.warning("agent refused", vcd=vcd.name, reason=str(error))
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            limited = isinstance(error, LimitError)
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED if limited else grpc.StatusCode.INVALID_ARGUMENT
+            await context.abort(code, str(error))
         finally:
             self._manager.agent_went(guarded, vcd, queue)
 
@@ -64,9 +74,15 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         vcd = guarded.stack.vcds.get(first.hello.vcd)
         if vcd is None:
             await context.abort(
-                grpc.StatusCode.NOT_FOUND, f"the stack {first.hello.stack} has no VCD {first.hello.vcd!r}"
+                grpc.StatusCode.NOT_FOUND,
+                f"the stack {first.hello.stack} has no VCD {first.hello.vcd[:64]!r}",
             )
         return guarded, vcd
+
+    def _admit(self, guarded: Guarded, vcd: VcdState, request: agent_service_pb2.ReportRequest) -> None:
+        """What an agent may cost is counted over all its streams. Raises :class:`LimitError`."""
+        allowance = self._allowances.setdefault(vcd, Allowance())
+        admit(request, guarded.stack, vcd, allowance, now_s=time.monotonic())
 
     def _hello(self, guarded: Guarded, vcd: VcdState, hello: agent_pb2.Hello) -> None:
         """An agent of an older generation is told the new one and says hello again; until then it is not heard."""
@@ -78,9 +94,20 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         guarded.welcome(vcd)
         if hello.generation not in (0, vcd.generation):
             return
-        missing = [f"{probe.name} ({probe.problem})" for probe in hello.probes if probe.problem]
-        guarded.stack.hello(vcd, session=hello.session, probes=missing, now_s=now_s)
-        guarded.stack.presence(vcd, wire.addresses(hello.presence.addresses), now_s=now_s)
+        missing = [
+            f"{wire.text(probe.name)} ({wire.text(probe.problem)})" for probe in hello.probes if probe.problem
+        ]
+        guarded.stack.hello(vcd, session=wire.text(hello.session), probes=missing, now_s=now_s)
+        self._presence(guarded, vcd, hello.presence, now_s=now_s)
+
+    def _presence(
+        self, guarded: Guarded, vcd: VcdState, presence: agent_pb2.Presence, *, now_s: float
+    ) -> None:
+        """An address that is declared for another VCD is not taken from it, whatever an agent says."""
+        declared = guarded.stack.spec.vcds.items()
+        others = {address for name, addresses in declared if name != vcd.name for address in addresses}
+        own = [address for address in wire.addresses(presence.addresses) if address not in others]
+        guarded.stack.presence(vcd, own, now_s=now_s)
 
     async def _read(
         self,
@@ -93,6 +120,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             async for request in requests:
                 if guarded.agents.get(vcd.name) is not queue:
                     break
+                self._admit(guarded, vcd, request)
                 self._take(guarded, vcd, request, queue)
         finally:
             offer(queue, None)
@@ -116,11 +144,8 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
                 response.acknowledgement.revision = request.edges.revision
                 offer(queue, response)
             case "coverage":
-                losses = {
-                    agent_pb2.LossReason.Name(loss.reason): loss.count for loss in request.coverage.losses
-                }
-                stack.losses(vcd, losses, now_s=now_s)
+                stack.losses(vcd, wire.losses(request.coverage), now_s=now_s)
             case "presence":
-                stack.presence(vcd, wire.addresses(request.presence.addresses), now_s=now_s)
+                self._presence(guarded, vcd, request.presence, now_s=now_s)
             case "heartbeat":
                 stack.heard(vcd, now_s=now_s)
