@@ -2,12 +2,20 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from tests.dma.capture.lab import within
 from tests.lab.libvirt import LibvirtLab
 from tests.lab.vm_guest import Guest
+from tests.vm.workload import OPEN_PORTS
+
+INTERPRETER = "/opt/stackmend/bin/python"
+IN_GUEST = "/var/tmp/workload.py"
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +31,22 @@ def vm_lab() -> Iterator[LibvirtLab]:
 
 @pytest.fixture(scope="session")
 def agent_guest(vm_lab: LibvirtLab) -> Guest:
-    """A guest with the project's code in it."""
-    guest = vm_lab.guest("agent", "198.18.0.10", memory_mib=256)
+    """A guest with the project's code and the known workload in it."""
+    guest = vm_lab.guest("agent", "198.18.0.10")
     vm_lab.install(guest)
+    guest.agent.write(IN_GUEST, Path(__file__).with_name("workload.py").read_bytes())
     return guest
+
+
+@pytest.fixture(scope="session")
+def server(vm_lab: LibvirtLab) -> Iterator[str]:
+    """The lab's own address, where the workload's open ports accept connections."""
+    gateway = str(vm_lab.gateway.ip)
+
+    def listen(port: int) -> socket.socket:
+        return within(vm_lab.namespace.name, lambda: socket.create_server((gateway, port), backlog=64))
+
+    with ExitStack() as stack:
+        for port in OPEN_PORTS:
+            stack.enter_context(listen(port))
+        yield gateway

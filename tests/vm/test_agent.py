@@ -1,24 +1,15 @@
 """The agent inside a guest with the distribution's own kernel."""
 
 import json
-import socket
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
-from tests.dma.capture.lab import within
-from tests.lab.libvirt import LibvirtLab
 from tests.lab.vm_guest import Guest
-from tests.vm.workload import CONNECTS, DATAGRAMS
+from tests.vm.conftest import IN_GUEST, INTERPRETER
+from tests.vm.workload import CONNECTS, DATAGRAMS, OPEN_PORTS
 
 pytestmark = pytest.mark.vm
 
-INTERPRETER = "/opt/stackmend/bin/python"
-WORKLOAD = Path(__file__).with_name("workload.py")
-IN_GUEST = "/var/tmp/workload.py"
-OPEN_PORTS = (7101, 7102, 7103)
 REFUSED = {7104: {"refused": 4}, 7105: {"refused": 3}}
 # Linux 6.1 lacks the tracepoint; what its absence costs are further datagrams of connected UDP sockets.
 ABSENT = {"tracepoint sock_send_length"}
@@ -41,39 +32,18 @@ NEEDED = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(vm_lab: LibvirtLab) -> Iterator[str]:
-    """The lab's own address, where the workload's open ports accept connections."""
-    gateway = str(vm_lab.gateway.ip)
-
-    def listen(port: int) -> socket.socket:
-        return within(vm_lab.namespace.name, lambda: socket.create_server((gateway, port), backlog=64))
-
-    with ExitStack() as stack:
-        for port in OPEN_PORTS:
-            stack.enter_context(listen(port))
-        yield gateway
-
-
-@pytest.fixture(scope="module")
-def guest(agent_guest: Guest) -> Guest:
-    """A guest with the workload in it."""
-    agent_guest.agent.write(IN_GUEST, WORKLOAD.read_bytes())
-    return agent_guest
-
-
-def test_a_stock_kernel_has_what_the_agent_needs(guest: Guest) -> None:
+def test_a_stock_kernel_has_what_the_agent_needs(agent_guest: Guest) -> None:
     """On Debian's 6.1 every hook attaches but one tracepoint, and the best plan is chosen."""
-    examined = json.loads(guest.run("dma", "doctor", "--json", timeout_s=120).stdout)
+    examined = json.loads(agent_guest.run("dma", "doctor", "--json", timeout_s=120).stdout)
     works = {finding["subject"]: finding["works"] for finding in examined["findings"]}
     assert {subject for subject in NEEDED if works[subject]} == NEEDED, examined
     assert {subject for subject in ABSENT if works[subject]} == set(), examined
     assert examined["plan"] == "cgroup"
 
 
-def test_known_workload_in_a_guest(guest: Guest, server: str) -> None:
+def test_known_workload_in_a_guest(agent_guest: Guest, server: str) -> None:
     """Of 23 connects to 5 destinations, 7 refused, and of 11 UDP sends, each is counted once."""
-    counted = json.loads(guest.run(INTERPRETER, IN_GUEST, "cgroup", server, timeout_s=120).stdout)
+    counted = json.loads(agent_guest.run(INTERPRETER, IN_GUEST, "cgroup", server, timeout_s=120).stdout)
     assert {flow["address"] for flow in counted["flows"]} == {server}
     tcp = {flow["port"]: flow for flow in counted["flows"] if flow["transport"] == "TCP"}
     udp = {flow["port"]: flow for flow in counted["flows"] if flow["transport"] == "UDP"}
@@ -87,17 +57,16 @@ def test_known_workload_in_a_guest(guest: Guest, server: str) -> None:
     assert counted["losses"] == {}
 
 
-def test_watch_prints_the_exchange_format(guest: Guest, server: str) -> None:
+def test_watch_prints_the_exchange_format(agent_guest: Guest, server: str) -> None:
     """What a guest calls while ``dma watch`` runs stands in its array, each destination once."""
-    call = f"{INTERPRETER} -c 'import workload; workload.call(\"{server}\")'"
     # The first array tells that the capture is on.
     script = f"""
         dma watch --json --plan cgroup --interval 0.5 --duration 60 --no-reverse-dns > /var/tmp/watched & watch=$!
         until [ -s /var/tmp/watched ]; do sleep 0.1; done
-        cd /var/tmp && {call} && lines=$(wc -l < watched)
+        cd /var/tmp && {INTERPRETER} {IN_GUEST} {server} && lines=$(wc -l < watched)
         until [ "$(wc -l < watched)" -ge $((lines + 2)) ]; do sleep 0.1; done
         kill $watch && wait $watch; tail -n1 /var/tmp/watched
     """
-    printed = json.loads(guest.run("sh", "-c", script, timeout_s=120).stdout)
+    printed = json.loads(agent_guest.run("sh", "-c", script, timeout_s=120).stdout)
     seen = sorted((entry["ip"], entry["port"]) for entry in printed)
     assert seen == sorted((server, port) for port in CONNECTS | DATAGRAMS)

@@ -1,8 +1,8 @@
 """Runs inside a guest: a known workload, and what the agent counts of it; prints one JSON object.
 
-    workload.py PLAN HOST
+    workload.py PLAN HOST    or only the workload:    workload.py HOST
 
-The ports are those of the capture tests: TCP 7101 to 7103 answer, 7104 and 7105 refuse; UDP 7201 and 7202.
+The ports are those of the capture tests.
 """
 
 import json
@@ -15,10 +15,9 @@ from dma.capture.settings import Settings
 from dma.capture.target import Target
 from dma.flow import Flow
 
+OPEN_PORTS = (7101, 7102, 7103)
 CONNECTS = {7101: 6, 7102: 5, 7103: 5, 7104: 4, 7105: 3}
 DATAGRAMS = {7201: 8, 7202: 3}
-# The agent does not count its own traffic, so another process makes it.
-CALLER = "import sys; sys.path.insert(0, sys.argv[1]); import workload; workload.call(sys.argv[2])"
 
 
 def call(host: str) -> None:
@@ -47,11 +46,11 @@ def told(flow: Flow) -> dict[str, object]:
     }
 
 
-def main(plan: str, host: str) -> None:
+def count(plan: str, host: str) -> None:
     """Count the workload by a plan."""
     with open_capture(Target(), plan=plan, settings=Settings()) as capture:
-        command = [sys.executable, "-c", CALLER, sys.path[0], host]
-        subprocess.run(command, check=True, timeout=60)
+        # The agent does not count its own traffic, so another process makes it.
+        subprocess.run([sys.executable, __file__, host], check=True, timeout=60)
         capture.drain()
         flows = [told(flow) for flow in capture.flows()]
         losses = {loss.value: times for loss, times in capture.losses().items()}
@@ -59,4 +58,4 @@ def main(plan: str, host: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    (call if len(sys.argv) == 2 else count)(*sys.argv[1:])
