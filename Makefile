@@ -11,9 +11,9 @@ SYSTEM  := /usr/lib/python3/dist-packages
 # Build: clang compiles the BPF object. Run: libbpf loads it. Lab: podman with its network, images by mmdebstrap.
 PACKAGES := python3-venv clang llvm libbpf-dev libbpf1 linux-libc-dev python3-bpfcc iproute2 nftables procps \
             podman runc conmon netavark aardvark-dns iptables mmdebstrap debian-archive-keyring ca-certificates \
-            python3-libvirt systemd-container
+            python3-libvirt qemu-utils systemd-container
 # Beyond these the VM lab needs a hypervisor, and what writes the guests' disk.
-VM_PACKAGES := libvirt-daemon libvirt-clients qemu-system-x86 qemu-utils e2fsprogs
+VM_PACKAGES := libvirt-daemon libvirt-clients qemu-system-x86 e2fsprogs
 
 .PHONY: demo test soak bench-rollback bench-blame check format stubs lock build clean
 .DELETE_ON_ERROR:
