@@ -105,6 +105,10 @@ def decode(document: str) -> GoldenImage:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise GoldenError(f"not a golden image: the edge {twice} stands in it twice")
     for edge in image.edges:
+        if edge.source not in image.vcds:
+            raise GoldenError(
+                f"not a golden image: {edge.source} calls {edge.target} but is not among its `vcds`"
+            )
         if not 1 <= edge.runs <= image.runs:
             raise GoldenError(f"not a golden image: {edge.key} has {edge.runs} runs, the image {image.runs}")
     return image

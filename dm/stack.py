@@ -134,7 +134,11 @@ class Stack:
         self.image = image
         self._over_since_s = self._fault_s = None
         self.deviation = None
-        if image is not None and image.fingerprint == self.spec.fingerprint:
+        if (
+            image is not None
+            and image.fingerprint == self.spec.fingerprint
+            and set(image.vcds) <= set(self.vcds)
+        ):
             self.deviation = Deviation(image, self.graph, self.spec.policy)
             for key in {*self.deviation.golden, *(edge.key for edge in self.graph)}:
                 self.deviation.touch(key, self._sources, now_s)

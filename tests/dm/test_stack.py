@@ -2,6 +2,7 @@
 
 from ipaddress import IPv4Address
 
+import msgspec
 import pytest
 
 from dm.golden import GoldenImage, merge
@@ -190,6 +191,15 @@ def test_an_image_of_another_manifest_proves_nothing() -> None:
     world.guard(learned())
     world.broken.add("db")
     world.run(60.0)
+    assert world.verdicts() == {Verdict.INCONCLUSIVE}
+
+
+def test_an_image_with_machines_that_the_stack_lacks_proves_nothing() -> None:
+    """A document edited to know another machine is inconclusive, and breaks nothing."""
+    image = learned()
+    world = shop().launch()
+    world.guard(msgspec.structs.replace(image, vcds=(*image.vcds, "stranger")))
+    world.run(10.0)
     assert world.verdicts() == {Verdict.INCONCLUSIVE}
 
 
