@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-from podman import PodmanClient
-from podman.api.client import APIResponse
+from podman.api.client import APIClient, APIResponse
 from podman.errors import APIError
 from requests import RequestException, Timeout
 
@@ -159,13 +158,14 @@ class Libpod:
     def __init__(self, socket: Path) -> None:
         self._socket = socket
         url = f"http+unix://{socket}"
-        self._client = PodmanClient(base_url=url, version=API, timeout=CALL_S, max_pool_size=CONNECTIONS)
-        self._streaming = PodmanClient(base_url=url, version=API)
+        # The full client would also read its user's podman settings, which may not be readable and do not matter here.
+        self._client = APIClient(base_url=url, version=API, timeout=CALL_S, max_pool_size=CONNECTIONS)
+        self._streaming = APIClient(base_url=url, version=API)
 
     def close(self) -> None:
         """Let go of all connections that are not in use."""
         for client in (self._client, self._streaming):
-            client.api.close()
+            client.close()
 
     def version(self) -> str:
         """The version of the service."""
@@ -310,7 +310,7 @@ class Libpod:
         timeout_s: float | None = CALL_S,
         stream: bool = False,
     ) -> APIResponse:
-        api = (self._streaming if timeout_s is None else self._client).api
+        api = self._streaming if timeout_s is None else self._client
         data = None if body is None else msgspec.json.encode(body)
         try:
             match method:
