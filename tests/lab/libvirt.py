@@ -104,25 +104,34 @@ class LibvirtLab:
         return with_product(self.store, self.image(flavour))
 
     def guest(
-        self, name: str, address: str, *, memory_mib: int = 256, image: GuestImage | None = None
+        self,
+        name: str,
+        address: str,
+        *,
+        memory_mib: int = 256,
+        flavour: Flavour = STOCK,
+        image: GuestImage | None = None,
     ) -> Guest:
         """A running guest with this host name and address of the lab's network; it answers commands.
 
-        Of the stock image it is a copy of a guest that once booted; of another ``image`` it boots.
+        It is a copy of a guest of the flavour that once booted, or it boots, from the ``image`` that is given.
         """
         spec = GuestSpec(name, IPv4Interface(f"{address}/{self.gateway.network.prefixlen}"), memory_mib)
         if image is None:
-            stock = self.image()
-            return revive(self.host, spec, stock, golden(self.store, self.host, stock, memory_mib))
+            base = self.image(flavour)
+            kept = golden(self.store, self.host, base, flavour=flavour.name, memory_mib=memory_mib)
+            return revive(self.host, spec, base, kept)
         guest = Guest(self.host, spec, image)
         guest.boot()
         return guest
 
-    def guests(self, addresses: dict[str, str], *, memory_mib: int = 256) -> list[Guest]:
+    def guests(
+        self, addresses: dict[str, str], *, memory_mib: int = 256, flavour: Flavour = STOCK
+    ) -> list[Guest]:
         """Several at once, by name."""
         with ThreadPoolExecutor(len(addresses)) as pool:
             made = [
-                pool.submit(self.guest, name, address, memory_mib=memory_mib)
+                pool.submit(self.guest, name, address, memory_mib=memory_mib, flavour=flavour)
                 for name, address in addresses.items()
             ]
             return [one.result() for one in made]

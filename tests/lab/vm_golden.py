@@ -27,8 +27,8 @@ class Golden(NamedTuple):
     waiting: int
 
 
-def golden(store: Store, host: Host, image: GuestImage, memory_mib: int) -> Golden:
-    """The store's golden guest of this image and size, booted once if there is none."""
+def golden(store: Store, host: Host, image: GuestImage, *, flavour: str, memory_mib: int) -> Golden:
+    """The store's golden guest of this image, of a flavour, and size, booted once if there is none."""
     spec = GuestSpec(SNAPSHOT, None, memory_mib)
 
     def build(target: Path) -> None:
@@ -46,7 +46,7 @@ def golden(store: Store, host: Host, image: GuestImage, memory_mib: int) -> Gold
 
     made_of = Guest(host._replace(directory=Path("/")), spec, image)
     digest = hashlib.sha256(f"{host.platform()} {made_of.xml()}".encode()).hexdigest()
-    made = store.ensure(f"golden-{memory_mib}", digest, build)
+    made = store.ensure(f"golden-{flavour}-{memory_mib}", digest, build)
     return Golden(made / made_of.disk.name, int((made / "waiting").read_text()))
 
 
