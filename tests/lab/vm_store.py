@@ -3,6 +3,7 @@
 import fcntl
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._used: set[Path] = set()
+        self._pruning = threading.Lock()
 
     def __enter__(self) -> Self:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -41,19 +44,21 @@ class Store:
                     with tempfile.TemporaryDirectory(dir=self._directory, prefix="new.") as scratch:
                         build(Path(scratch) / "content")
                         (Path(scratch) / "content").rename(made)
-                    self._prune(kind, made)
+        self._used.add(made)
+        with self._pruning:
+            if replaced := set(self._directory.glob(f"{kind}@*")) - self._used:
+                self._prune(replaced)
         return made
 
-    def _prune(self, kind: str, kept: Path) -> None:
-        """Drop what a new build replaced, unless another lab may still stand on it."""
+    def _prune(self, replaced: set[Path]) -> None:
+        """Drop what newer builds replaced, unless another lab may still stand on it; then a later one will."""
         try:
             fcntl.flock(self._readers, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pass
         else:
-            for path in self._directory.glob(f"{kind}@*"):
-                if path != kept:
-                    shutil.rmtree(path)
+            for path in replaced:
+                shutil.rmtree(path)
         # A conversion gives up the old lock first, also when it fails.
         fcntl.flock(self._readers, fcntl.LOCK_SH)
 
