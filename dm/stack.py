@@ -109,6 +109,7 @@ class Stack:
         self.deviation: Deviation | None = None
         self.image: GoldenImage | None = None
         self._over_since_s: float | None = None
+        self._accused_s: dict[str, float] = {}
         self._fault_s: float | None = None
         self._sources: dict[str, Source] = {}
         self.spec = spec
@@ -133,6 +134,7 @@ class Stack:
         """Hold the graph against another image, or none."""
         self.image = image
         self._over_since_s = self._fault_s = None
+        self._accused_s = {}
         self.deviation = None
         if (
             image is not None
@@ -232,6 +234,7 @@ class Stack:
         self.deviation.advance(self._sources, now_s)
         if not self.wrong:
             self._over_since_s = self._fault_s = None
+            self._accused_s = {}
             return self._judge_whole(self.deviation)
         return self._judge_wrong(self.deviation, now_s)
 
@@ -261,7 +264,8 @@ class Stack:
         """Seconds until a deviation that is not confirmed yet may be; None when there is none."""
         if self._over_since_s is None:
             return None
-        left_s = self._over_since_s + self.spec.policy.confirm_s - now_s
+        since_s = max((self._over_since_s, *self._accused_s.values()))
+        left_s = since_s + self.spec.policy.confirm_s - now_s
         return left_s if left_s > 0 else None
 
     def unproved(
@@ -347,13 +351,16 @@ class Stack:
             value > policy.vcd_threshold for value in shares.values()
         )
         self._over_since_s = (self._over_since_s or now_s) if over else None
+        # Each culprit has a window of its own: another one found in the meantime is confirmed anew.
+        culprits = [suspect.name for suspect in finding.culprits] if over else []
+        self._accused_s = {name: self._accused_s.get(name, now_s) for name in culprits}
 
         def judgement(verdict: Verdict, *because: str) -> Judgement:
             return Judgement(verdict, (*because, *reasons), share, shares, finding, symptoms, self._fault_s)
 
         if self._over_since_s is None:
             return judgement(Verdict.DEGRADED, "the deviation is below the thresholds")
-        if now_s - self._over_since_s < policy.confirm_s:
+        if self.confirmed_in_s(now_s=now_s) is not None:
             return judgement(Verdict.DEGRADED, f"not confirmed yet: it has to last {policy.confirm_s:.1f} s")
         if doubt := self._doubt_of(symptoms, now_s):
             return judgement(Verdict.INCONCLUSIVE, doubt)

@@ -24,15 +24,20 @@ from dm.stack import Judgement, Verdict
 from tests.sim import faults
 from tests.sim.systems import LAUNCH_S, System, from_topology
 from tests.sim.topology import KEPT, load_all
+from tests.sim.world import World
 
 RESULT = Path("build/bench/blame.json")
 DECIDE_WITHIN_S = 45.0
+MOST_REPAIRS = 6
 CASCADES = (0.0, 0.5, 1.0)
 TOP1_GOAL, PRECISION_GOAL, RECALL_GOAL = 0.97, 0.97, 0.95
 
 
 class Outcome(NamedTuple):
-    """One fault's end. ``guesses`` are the baselines' first choices."""
+    """One fault's end. ``in_turn``: all that were blamed while those blamed first are repaired, for faults at once.
+
+    ``guesses`` are the baselines' first choices.
+    """
 
     topology: str
     fault: str
@@ -42,6 +47,7 @@ class Outcome(NamedTuple):
     together: bool
     verdict: Verdict
     blamed: tuple[str, ...]
+    in_turn: tuple[str, ...]
     ranked: tuple[str, ...]
     decided_s: float | None
     guesses: dict[str, str]
@@ -81,6 +87,7 @@ def break_one(
     decided_s = world.until(Verdict.FAILED, within_s=DECIDE_WITHIN_S)
     judgement = world.history[-1][1]
     finding = judgement.finding
+    in_turn = repair_in_turn(world) if injected.together else ()
     return Outcome(
         "",
         name,
@@ -90,10 +97,23 @@ def break_one(
         injected.together,
         judgement.verdict,
         tuple(suspect.name for suspect in finding.culprits),
+        in_turn,
         tuple(suspect.name for suspect in (*finding.culprits, *finding.others)),
         decided_s,
         {guess: way(judgement, choose) for guess, way in BASELINES.items()},
     )
+
+
+def repair_in_turn(world: World) -> tuple[str, ...]:
+    """Repair whoever is blamed until nothing is; returns all that were."""
+    blamed: list[str] = []
+    while world.history[-1][1].verdict is Verdict.FAILED and len(blamed) < MOST_REPAIRS:
+        culprits = world.culprits()
+        blamed += culprits
+        for name in culprits:
+            world.repair(name)
+        world.until(Verdict.FAILED, within_s=DECIDE_WITHIN_S)
+    return tuple(dict.fromkeys(blamed))
 
 
 def by_chance(judgement: Judgement, choose: random.Random) -> str:
@@ -205,6 +225,9 @@ def summary(outcomes: Sequence[Outcome], *, healthy: int, false: int) -> list[di
     found = sum(len(outcome.right & set(outcome.blamed)) for outcome in double)
     precision = found / max(1, sum(len(outcome.blamed) for outcome in double))
     recall = found / max(1, sum(len(outcome.right) for outcome in double))
+    found_in_turn = sum(len(outcome.right & set(outcome.in_turn)) for outcome in double)
+    precision_in_turn = found_in_turn / max(1, sum(len(outcome.in_turn) for outcome in double))
+    recall_in_turn = found_in_turn / max(1, sum(len(outcome.right) for outcome in double))
     decided = [outcome.decided_s for outcome in single if outcome.decided_s is not None]
     wrong = share(not set(o.blamed) <= o.right for o in single if o.verdict is Verdict.FAILED)
     rows = [
@@ -212,15 +235,10 @@ def summary(outcomes: Sequence[Outcome], *, healthy: int, false: int) -> list[di
         figure(
             "top-3, single faults", share(hit(outcome, 3) for outcome in single), None, "", "", holds=True
         ),
-        figure(
-            "set precision, two faults",
-            precision,
-            None,
-            "",
-            f">= {PRECISION_GOAL}",
-            holds=precision >= PRECISION_GOAL,
-        ),
-        figure("set recall, two faults", recall, None, "", f">= {RECALL_GOAL}", holds=recall >= RECALL_GOAL),
+        bound("set precision, two faults, at the first decision", precision, PRECISION_GOAL),
+        bound("set recall, two faults, at the first decision", recall, RECALL_GOAL),
+        bound("set precision, two faults, repaired in turn", precision_in_turn, PRECISION_GOAL),
+        bound("set recall, two faults, repaired in turn", recall_in_turn, RECALL_GOAL),
         figure(
             "decided at all, single faults",
             share(o.decided_s is not None for o in single),
@@ -247,6 +265,11 @@ def figure(
         "name": name, "ours": round(ours, 4), "other": rounded, "other_name": other_name, "ratio": ratio, "goal": goal,
         "holds": holds,
     }  # fmt: skip
+
+
+def bound(name: str, ours: float, goal: float) -> dict[str, Any]:
+    """A row that has to reach a goal."""
+    return figure(name, ours, None, "", f">= {goal}", holds=ours >= goal)
 
 
 def share(hits: Any) -> float:
@@ -276,7 +299,7 @@ def main(topologies: Path, seeds: int, healthy: int, misses: bool) -> None:
     rows = summary(outcomes, healthy=each * len(jobs), false=sum(false for _, false in results))
     for row in rows:
         click.echo(
-            f"{row['name']:<45} {row['ours']:>8} {row['goal']:>8}  {'ok' if row['holds'] else 'MISSED'}"
+            f"{row['name']:<52} {row['ours']:>8} {row['goal']:>8}  {'ok' if row['holds'] else 'MISSED'}"
         )
     for fault in sorted({outcome.fault for outcome in outcomes}):
         of_fault = [outcome for outcome in outcomes if outcome.fault == fault]
@@ -285,7 +308,7 @@ def main(topologies: Path, seeds: int, healthy: int, misses: bool) -> None:
         click.echo(f"  {fault:<16} {len(of_fault):>5} runs, top-1 {right:.3f}, decided {decided:.3f}")
     if misses:
         for outcome in outcomes:
-            if not (outcome.right <= set(outcome.blamed) if outcome.together else hit(outcome, 1)):
+            if not (outcome.right == set(outcome.in_turn) if outcome.together else hit(outcome, 1)):
                 click.echo(f"{outcome}")
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps({"figures": rows}, indent=2) + "\n")

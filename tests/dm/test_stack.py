@@ -236,3 +236,18 @@ def test_lost_events_are_no_missing_edges(reason: str, verdict: Verdict) -> None
         world.stack.losses(world.vcd("worker"), lost, now_s=world.now_s)
         world.run(1.0)
     assert {Verdict.FAILED, Verdict.INCONCLUSIVE} & world.verdicts(since_s=since_s) == {verdict}
+
+
+def test_each_culprit_is_confirmed_for_itself() -> None:
+    """While two faults are repaired one after the other, nobody else is blamed for what they leave behind."""
+    for seed in range(5):
+        world = shop().launch(seed=seed)
+        world.guard(learned())
+        world.run(25.0)
+        world.broken |= {"client", "queue"}
+        blamed: set[str] = set()
+        while world.until(Verdict.FAILED, within_s=30.0) is not None:
+            blamed |= set(world.culprits())
+            for name in world.culprits():
+                world.repair(name)
+        assert blamed == {"client", "queue"}

@@ -127,6 +127,12 @@ class World:
             self.stack.instance(self.vcd(name), Power.RUNNING, one, expected=False, now_s=self.now_s)
         self.connect(name)
 
+    def repair(self, name: str) -> None:
+        """Take a machine back to a good snapshot: its program runs again."""
+        self.broken.discard(name)
+        self._fallen.discard(name)
+        self.restart(name, incarnation=f"repaired at {self.now_s}")
+
     def run(self, seconds: float) -> Judgement:
         """Let time pass; returns the last judgement."""
         end_s = self.now_s + seconds
@@ -209,9 +215,10 @@ class World:
             return need.next_delay_s(self.random, worked=False)
         if not self._runs(need.source):
             return need.retry_s
-        if need.source in self.hung or (need.source in self._fallen and not need.eager):
+        if need.source in self.hung:
             return need.period_s
-        if not need.eager and not self._is_called(need.source):
+        # One that fell for want of what it needs is started again and again, and tries all of it each time.
+        if not need.eager and need.source not in self._fallen and not self._is_called(need.source):
             return min(need.period_s, 0.5)
         worked = self._call(need)
         if need.pending is not None:
