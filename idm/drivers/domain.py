@@ -195,8 +195,10 @@ def examine(text: str) -> Facts:
     )
 
 
-def choose_platform(capabilities: str, *, wanted: str) -> tuple[str, str]:
-    """Domain type and architecture for VMs; without a wanted type the first that this host has of kvm and others.
+def choose_platform(capabilities: str, *, wanted: str, virtualises: bool) -> tuple[str, str]:
+    """Domain type and architecture for VMs.
+
+    Without a wanted type it is kvm if the host has that and its processor ``virtualises``, otherwise another.
 
     Raises ``LookupError`` with the types that there are.
     """
@@ -208,7 +210,8 @@ def choose_platform(capabilities: str, *, wanted: str) -> tuple[str, str]:
     )
     types = [domain.get("type", "") for domain in guest.findall("arch/domain")] if guest is not None else []
     best = sorted(types, key=lambda kind: kind != "kvm")
-    fitting = [kind for kind in best if not wanted or kind == wanted]
+    usable = best if virtualises else [kind for kind in best if kind != "kvm"]
+    fitting = [kind for kind in best if kind == wanted] if wanted else usable
     if not fitting:
         raise LookupError(", ".join(best) or "none")
     return fitting[0], arch

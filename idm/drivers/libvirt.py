@@ -1,5 +1,6 @@
 """Stacks of VMs: every VCD is a domain of libvirt, a snapshot is kept inside its disks or as a layer below them."""
 
+import platform
 import secrets
 import shutil
 import threading
@@ -42,6 +43,7 @@ SHUTDOWN_S, LOOK_S = 60.0, 0.1
 CLOCK_S = 30.0
 CONSOLE_BYTES = 64 * 1024
 BOOT = Path("/proc/sys/kernel/random/boot_id")
+PROCESSOR = Path("/proc/cpuinfo")
 
 T = TypeVar("T")
 
@@ -242,7 +244,8 @@ class LibvirtDriver:
         if facts.screen and domain.active():
             # A screen that cannot be had is no reason to lose the rest.
             with suppress(DriverError):
-                contents["screen.ppm"] = domain.screenshot()
+                kind, picture = domain.screenshot()
+                contents[f"screen.{kind}"] = picture
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             (directory / name).write_bytes(content)
@@ -274,7 +277,8 @@ class LibvirtDriver:
         settings = self._settings
         wanted = "" if settings.domain_type is DomainType.AUTO else settings.domain_type.value
         try:
-            domain_type, arch = choose_platform(self._hypervisor.capabilities(), wanted=wanted)
+            capabilities = self._hypervisor.capabilities()
+            domain_type, arch = choose_platform(capabilities, wanted=wanted, virtualises=_virtualises())
         except LookupError as e:
             raise DriverError(
                 f"this host cannot run VMs of type {wanted or 'kvm or qemu'}, it has {e}: "
@@ -490,6 +494,15 @@ class LibvirtDriver:
                 if time.monotonic() > deadline or self._closing.is_set():
                     raise
             self._closing.wait(RECONNECT_AGAIN_S)
+
+
+def _virtualises() -> bool:
+    """Whether the processor can; on x86 its flags tell, elsewhere /dev/kvm alone does."""
+    if platform.machine() != "x86_64":
+        return True
+    flags = PROCESSOR.read_text().partition("\nflags")[2].partition("\n")[0].split()
+    # Some hypervisors have a /dev/kvm without it, which runs only guests that were made for them.
+    return bool({"vmx", "svm"} & set(flags))
 
 
 def _resume(domain: Domain) -> None:

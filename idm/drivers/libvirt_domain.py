@@ -203,17 +203,18 @@ class Domain:
             timeout_s=timeout_s + CALL_S,
         )
 
-    def screenshot(self) -> bytes:
-        """What its screen shows, as an image file."""
+    def screenshot(self) -> tuple[str, bytes]:
+        """What its screen shows: the kind of image, such as ``png``, and the image."""
 
-        def shoot(connection: "libvirt.virConnect") -> bytes:
+        def shoot(connection: "libvirt.virConnect") -> tuple[str, bytes]:
             stream = connection.newStream()
-            connection.lookupByName(self.name).screenshot(stream, 0)
+            # The kind depends on QEMU's release: image/png, or before 7.1 image/x-portable-pixmap.
+            kind = connection.lookupByName(self.name).screenshot(stream, 0)
             with tempfile.TemporaryFile() as picture:
                 stream.recvAll(_receive, picture)
                 stream.finish()
                 picture.seek(0)
-                return picture.read()
+                return "png" if kind == "image/png" else "ppm", picture.read()
 
         return self._hypervisor.call(shoot)
 
