@@ -5,13 +5,14 @@ import errno
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from ctypes import (
     CFUNCTYPE,
     POINTER,
     byref,
     c_char_p,
     c_int,
+    c_int32,
     c_size_t,
     c_uint32,
     c_void_p,
@@ -28,9 +29,13 @@ PRIVILEGE = "run as root, or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
 _PRINT = CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _SAMPLE = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 _DEBUG = 2
+_TYPEDEF = 8  # BTF_KIND_TYPEDEF of linux/btf.h
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_set_print": (c_void_p, [_PRINT]),
     "libbpf_num_possible_cpus": (c_int, []),
+    "btf__load_vmlinux_btf": (c_void_p, []),
+    "btf__find_by_name_kind": (c_int32, [c_void_p, c_char_p, c_uint32]),
+    "btf__free": (None, [c_void_p]),
     "bpf_object__open_file": (c_void_p, [c_char_p, c_void_p]),
     "bpf_object__load": (c_int, [c_void_p]),
     "bpf_object__close": (None, [c_void_p]),
@@ -38,6 +43,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__find_program_by_name": (c_void_p, [c_void_p, c_char_p]),
     "bpf_object__find_map_by_name": (c_void_p, [c_void_p, c_char_p]),
     "bpf_program__name": (c_char_p, [c_void_p]),
+    "bpf_program__section_name": (c_char_p, [c_void_p]),
     "bpf_program__fd": (c_int, [c_void_p]),
     "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
     "bpf_program__attach": (c_void_p, [c_void_p]),
@@ -66,7 +72,7 @@ _messages: list[str] = []
 
 
 class LoadError(CaptureError):
-    """The kernel refused an object; ``program`` is the one at fault, empty when it is none in particular."""
+    """The kernel cannot take an object; ``program`` is the one at fault, empty when it is none in particular."""
 
     def __init__(self, message: str, program: str) -> None:
         super().__init__(message)
@@ -117,6 +123,22 @@ def _culprit(messages: list[str]) -> tuple[str, str]:
     ]
     named = [(match[1], line) for line in lines if (match := re.match(r"prog '(\w+)': (?!--|BPF)", line))]
     return named[0] if named else ("", lines[-1] if lines else "")
+
+
+@contextmanager
+def _kernel_types() -> Iterator[int]:
+    """The kernel's own BTF, which everybody may read; it takes megabytes while it is held."""
+    lib = library()
+    types = lib.btf__load_vmlinux_btf()
+    if not types:
+        reason = explain(ctypes.get_errno())
+        raise CaptureError(
+            f"the kernel's BTF cannot be read ({reason}): boot one built with CONFIG_DEBUG_INFO_BTF"
+        )
+    try:
+        yield types
+    finally:
+        lib.btf__free(types)
 
 
 class Map(NamedTuple):
@@ -194,6 +216,7 @@ class Object:
             self._lib.bpf_map__set_max_entries(self._find_map(name), entries)
         if self._lib.bpf_map__set_initial_value(self._find_map(".rodata"), rodata, len(rodata)):
             raise CaptureError("the BPF object is of another version: make dma/capture/flows.bpf.o")
+        self._check_tracepoints(programs)
         _messages.clear()
         if error := self._lib.bpf_object__load(self._object):
             culprit, line = _culprit(_messages)
@@ -243,6 +266,20 @@ class Object:
             lib.bpf_map__value_size(found),
             lib.bpf_map__max_entries(found),
         )
+
+    def _check_tracepoints(self, programs: Collection[str]) -> None:
+        """Name the first program whose tracepoint the kernel lacks.
+
+        libbpf looks for such a tracepoint in modules, too, which takes CAP_SYS_ADMIN; without that, libbpf before 1.3
+        says "not permitted" of the whole object.
+        """
+        with _kernel_types() as types:
+            for name in programs:
+                section = self._lib.bpf_program__section_name(self.programs()[name]).decode()
+                kind, _, tracepoint = section.partition("/")
+                typedef = f"btf_trace_{tracepoint}".encode()
+                if kind == "tp_btf" and self._lib.btf__find_by_name_kind(types, typedef, _TYPEDEF) < 0:
+                    raise LoadError(f"this kernel has no tracepoint {tracepoint}: boot a newer one", name)
 
     def _find_map(self, name: str) -> int:
         found = self._lib.bpf_object__find_map_by_name(self._object, name.encode())

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -95,9 +95,14 @@ class Cable:
 
 def compiled_without(directory: Path, *tracepoints: str) -> Path:
     """The BPF object as it would meet a kernel without some tracepoints: it asks for ones that do not exist."""
+    return compiled_for(directory, {name: f"absent_{name}" for name in tracepoints})
+
+
+def compiled_for(directory: Path, tracepoints: Mapping[str, str]) -> Path:
+    """The BPF object with some of its tracepoints replaced by others."""
     source = (SOURCES / "flows.bpf.c").read_text()
-    for name in tracepoints:
-        source = source.replace(f'SEC("tp_btf/{name}")', f'SEC("tp_btf/absent_{name}")')
+    for name, other in tracepoints.items():
+        source = source.replace(f'SEC("tp_btf/{name}")', f'SEC("tp_btf/{other}")')
     (directory / "flows.bpf.c").write_text(source)
     target = directory / "flows.bpf.o"
     includes = (f"-I{SOURCES}", f"-I/usr/include/{platform.machine()}-linux-gnu")

@@ -1,16 +1,18 @@
 """The cgroup plan against the running kernel: what programs do is counted exactly."""
 
 import errno
+import re
 import select
 import socket
 import struct
+import subprocess
 import sys
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
-from dma.capture.cgroup import CGROUP_HOOKS
+from dma.capture.cgroup import CGROUP_HOOKS, CONNECTED_DATAGRAMS
 from dma.capture.plans import open_capture
 from dma.capture.settings import Settings
 from dma.capture.target import Target
@@ -34,6 +36,19 @@ pytestmark = pytest.mark.kernel
 OPEN_PORTS = {7101: 6, 7102: 5, 7103: 5}
 CLOSED_PORTS = {7104: 4, 7105: 3}
 UDP_PORTS = {7201: 8, 7202: 3}
+
+UNIT = Path(__file__).parents[3] / "idm" / "units" / "stackmend-dma.service"
+# The plan that is chosen with the object named by the first argument, and what it does without.
+OPENED = """
+import sys
+from pathlib import Path
+from dma.capture import cgroup
+from dma.capture.plans import open_capture
+from dma.capture.target import Target
+cgroup.OBJECT = Path(sys.argv[1])
+with open_capture(Target()) as capture:
+    print(capture.plan, *(f"{name}: {problem}" for name, problem in capture.probes if problem), sep="\\n")
+"""
 
 
 @pytest.mark.parametrize(
@@ -400,6 +415,24 @@ def test_older_kernel(
     assert refused
     assert (refused.attempts, refused.failures) == (1, {Failure.REFUSED: 1})
     assert [f and f.attempts for f in datagrams] == [2, 1]
+
+
+def test_older_kernel_with_the_capabilities_of_the_unit(tmp_path: Path) -> None:
+    """The capabilities of the agent's unit suffice for the plan where an optional tracepoint is absent, too."""
+    older = compiled_without(tmp_path, CONNECTED_DATAGRAMS)
+    granted = re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.MULTILINE)
+    bounds = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in " ".join(granted).split())
+    opened = subprocess.run(
+        ["setpriv", f"--bounding-set=-all,{bounds}", sys.executable, "-c", OPENED, str(older)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    plan, *missing = opened.stdout.splitlines()
+    assert plan == "cgroup", opened.stderr
+    assert missing == [
+        f"{CONNECTED_DATAGRAMS}: this kernel has no tracepoint absent_{CONNECTED_DATAGRAMS}: boot a newer one"
+    ]
 
 
 def test_no_outcomes_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from dma.capture.cgroup import CGROUP_HOOKS, LEARN_SELF, OBJECT, OUTCOMES, TRACE
 from dma.capture.layout import Knobs
 from dma.capture.libbpf import LoadError, Object, library
 from dma.flow import CaptureError
-from tests.dma.capture.lab import DEADLINE_S, compiled_without
+from tests.dma.capture.lab import DEADLINE_S, compiled_for, compiled_without
 
 pytestmark = pytest.mark.kernel
 
@@ -108,8 +108,17 @@ def test_constants_of_another_layout() -> None:
 
 
 def test_refused_program_is_named(tmp_path: Path) -> None:
-    """The kernel's refusal of a program names it, so that a plan can do without: here an absent tracepoint."""
+    """The kernel's refusal of a program names it, so that a plan can do without: here a misread argument."""
+    other = compiled_for(tmp_path, {"sock_send_length": "sys_enter"})
+    with Object(other) as loaded, pytest.raises(LoadError, match="prog 'sock_send_length'") as refused:
+        loaded.load(programs=loaded.programs(), rodata=KNOBS.pack(), max_entries={"destinations": 1})
+    assert refused.value.program == "sock_send_length"
+
+
+def test_absent_tracepoint_is_named(tmp_path: Path) -> None:
+    """A tracepoint that the kernel lacks is named before anything is loaded, and so is the program that asks for it."""
     older = compiled_without(tmp_path, "sock_send_length")
-    with Object(older) as loaded, pytest.raises(LoadError, match="sock_send_length") as refused:
+    absent = "this kernel has no tracepoint absent_sock_send_length"
+    with Object(older) as loaded, pytest.raises(LoadError, match=absent) as refused:
         loaded.load(programs=loaded.programs(), rodata=KNOBS.pack(), max_entries={"destinations": 1})
     assert refused.value.program == "sock_send_length"
