@@ -368,7 +368,8 @@ class Stack:
         if waited := [suspect.name for suspect in finding.culprits if suspect.name not in direct]:
             return judgement(Verdict.DEGRADED, f"{', '.join(waited)} started anew and is waited for")
         if all(suspect.external for suspect in finding.culprits):
-            return judgement(Verdict.INCONCLUSIVE, f"{finding.culprits[0].name} is outside the stack")
+            names = ", ".join(suspect.name for suspect in finding.culprits) or "whoever is responsible"
+            return judgement(Verdict.INCONCLUSIVE, f"{names} is outside the stack")
         if not finding.confident:
             names = ", ".join(suspect.name for suspect in (*finding.culprits, *finding.others)[:3])
             return judgement(Verdict.INCONCLUSIVE, f"the evidence does not tell {names} apart: please look")
