@@ -10,10 +10,15 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
-from dm.client import connect, explain
+from dm.client import ManagerError, connect, explain
 from dm.v1.rollback_service_pb2 import Rollback
 from dm.v1.stack_pb2 import StackSpec, Status
-from dm.v1.stack_service_pb2 import ApplyStackRequest, ApplyStackResponse, GetStatusRequest
+from dm.v1.stack_service_pb2 import (
+    ApplyStackRequest,
+    ApplyStackResponse,
+    GetStatusRequest,
+    ListStacksRequest,
+)
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
 from idm.agents import Agents
 from idm.attend import Attendant
@@ -24,6 +29,7 @@ from idm.home import Home
 from idm.journal import Journal, Launch
 from idm.manifest import Manifest
 from idm.observe import Observer
+from idm.process import find
 from idm.supervise import Child, Supervisor
 
 MANAGER_S = 20.0
@@ -90,8 +96,16 @@ class Deployment:
         )
 
     async def start_manager(self) -> None:
-        """Adopt or start the manager, and wait until it answers. Raises :class:`DeployError`."""
-        self.supervisor.keep(manager(self.stack.home))
+        """Adopt or start the manager, and wait until it answers. Raises :class:`DeployError`.
+
+        One that answers already and is no child, such as a unit of its own, is used and left alone.
+        """
+        home = self.stack.home
+        if (child := find(home.run, "dm")) is not None:
+            child[1].close()
+        elif await _answers(home.target):
+            return
+        self.supervisor.keep(manager(home))
         await self.supervisor.ready(["dm"], timeout_s=MANAGER_S)
 
     async def apply(self) -> None:
@@ -165,6 +179,17 @@ async def call(target: str, request: Callable[[grpc.aio.Channel], Awaitable[Answ
             return await request(channel)
     except grpc.aio.AioRpcError as e:
         raise explain(e, target=target) from e
+
+
+async def _answers(target: str) -> bool:
+    """Whether a manager is there."""
+    try:
+        await call(
+            target, lambda channel: StackServiceStub(channel).ListStacks(ListStacksRequest(), timeout=CALL_S)
+        )
+    except ManagerError:
+        return False
+    return True
 
 
 async def status(stack: Stack) -> Status:

@@ -3,14 +3,17 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from dm.client import ManagerError
 from dm.v1.stack_pb2 import POWER_RUNNING, POWER_STOPPED
-from dm.v1.stack_service_pb2 import GetGraphRequest
+from dm.v1.stack_service_pb2 import GetGraphRequest, ListStacksRequest
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
 from idm.deployment import Stack, call, deploying, status
 from idm.home import locate
@@ -92,3 +95,46 @@ def test_next_deployer_adopts_the_manager(stack: Stack) -> None:
                 return record.pid, launch.id
 
     assert asyncio.run(deploy()) == asyncio.run(deploy())
+
+
+def test_a_manager_of_its_own_unit_is_used_and_left_alone(stack: Stack) -> None:
+    """A manager that somebody else started at the stack's socket gets no rival, and is not ended with the deployer."""
+    home = stack.home
+    command = [
+        sys.executable,
+        "-m",
+        "dm",
+        "serve",
+        "--listen",
+        home.target,
+        "--state",
+        str(home.manager_store),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as unit:
+
+        async def story() -> None:
+            await _until_answers(stack)
+            with Journal(home.journal) as journal:
+                async with deploying(stack, journal, on_rollback=lambda _: None) as deployment:
+                    await deployment.start_manager()
+                    await deployment.apply()
+            assert read_record(home.run, "dm") is None
+            assert (await status(stack)).stack == "shop"
+
+        try:
+            asyncio.run(story())
+            assert unit.poll() is None
+        finally:
+            unit.terminate()
+
+
+async def _until_answers(stack: Stack) -> None:
+    async with asyncio.timeout(15):
+        while True:
+            with suppress(ManagerError):
+                await call(
+                    stack.home.target,
+                    lambda channel: StackServiceStub(channel).ListStacks(ListStacksRequest(), timeout=1),
+                )
+                return
+            await asyncio.sleep(0.05)
