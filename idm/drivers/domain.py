@@ -164,6 +164,16 @@ def build_snapshot(name: str, description: str) -> str:
     return _text(snapshot)
 
 
+def build_found_snapshot(name: str, domain: str) -> str:
+    """The definition of a snapshot that is in the images of this domain without libvirt's knowing."""
+    snapshot = ElementTree.fromstring(build_snapshot(name, ""))
+    _leaf(snapshot, "state", "running")
+    _leaf(snapshot, "creationTime", "0")
+    SubElement(snapshot, "memory", snapshot="internal")
+    snapshot.append(ElementTree.fromstring(domain))
+    return _text(snapshot)
+
+
 def redescribe_snapshot(text: str, description: str, *, state: str) -> str:
     """A snapshot's definition with another description, and the state that a domain has after going back to it."""
     snapshot = ElementTree.fromstring(text)

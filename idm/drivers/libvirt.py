@@ -1,6 +1,5 @@
 """Stacks of VMs: every VCD is a domain of libvirt, a snapshot is kept inside its disks or as a layer below them."""
 
-import platform
 import secrets
 import shutil
 import threading
@@ -13,14 +12,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import structlog
 
 from idm.driver import Completed, DriverError, Instance, Power, Snapshot
 from idm.drivers import qcow2
-from idm.drivers.domain import Label, Platform, build_network, choose_platform
+from idm.drivers.domain import Label
 from idm.drivers.guest_agent import GuestAgent
+from idm.drivers.guest_clock import Clocks
 from idm.drivers.libvirt_connection import (
-    OLDEST,
     AwayError,
     Event,
     Hypervisor,
@@ -29,25 +27,22 @@ from idm.drivers.libvirt_connection import (
     Turn,
 )
 from idm.drivers.libvirt_domain import Domain
+from idm.drivers.libvirt_host import Host
 from idm.drivers.together import Rendezvous, together
 from idm.drivers.vm_plan import Plan
 from idm.drivers.vm_snapshots import Inside, Layers, Note, refuse_mixture
 from idm.manifest import Manifest, SnapshotKind, Vcd
-from idm.settings import DomainType, Libvirt
+from idm.settings import Libvirt
 
 # The daemon may restart, as at an upgrade, without the stack noticing.
 RECONNECT_S, RECONNECT_AGAIN_S = 30.0, 0.5
 # Those that go back together wait so long for each other.
 GROUP_S = 30.0
 SHUTDOWN_S, LOOK_S = 60.0, 0.1
-CLOCK_S = 30.0
 CONSOLE_BYTES = 64 * 1024
 BOOT = Path("/proc/sys/kernel/random/boot_id")
-PROCESSOR = Path("/proc/cpuinfo")
 
 T = TypeVar("T")
-
-_log = structlog.get_logger()
 
 
 class LibvirtDriver:
@@ -58,30 +53,22 @@ class LibvirtDriver:
 
     def __init__(self, manifest: Manifest, settings: Libvirt) -> None:
         self._manifest = manifest
-        self._settings = settings
         self._stack = manifest.stack.name
         self._kind = manifest.rollback.snapshot
         self._plan = Plan(manifest, Path(settings.directory))
         self._hypervisor = Hypervisor(settings.uri)
+        self._host = Host(self._hypervisor, settings)
         self._restores = Rendezvous()
         self._restoring: set[str] = set()
-        # In which run of a VM its clock was set; more than one may notice that it has to be.
-        self._clocks: dict[str, str] = {}
-        self._clocks_lock = threading.Lock()
         self._closing = threading.Event()
+        self._clocks = Clocks(self._closing)
         self._subscription: Callable[[], None] | None = None
         # Identifiers of domains begin anew with the host.
         self._boot = BOOT.read_text()[:8]
 
     def check(self) -> None:
         """Raise :class:`DriverError` unless libvirt answers, is new enough, and can run VMs."""
-        version = self._hypervisor.version()
-        if version < OLDEST:
-            here, first = (".".join(map(str, number)) for number in (version, OLDEST))
-            raise DriverError(f"libvirt {here} is too old: install {first} or later")
-        if shutil.which("qemu-img") is None:
-            raise DriverError("qemu-img is not installed: apt-get install qemu-utils")
-        self._platform()
+        self._host.check()
 
     def prepare(self) -> None:
         """See that images, or adopted domains, are there and can be saved, and bring the network up."""
@@ -90,7 +77,7 @@ class LibvirtDriver:
                 qcow2.chain(vcd.image, shared=True)
             else:
                 self._check_adoptable(vcd)
-        self._prepare_network()
+        self._host.prepare_network(self._plan.network(), name=self._manifest.network.libvirt)
 
     def define(self, vcd: Vcd) -> None:
         """Create the VM on a layer of its own above the image, not started; or adopt it, as it is."""
@@ -109,7 +96,7 @@ class LibvirtDriver:
         qcow2.create(disk, base=Path(vcd.image))
         try:
             with _explained(f"{vcd.name} cannot be created", "see its machine in the manifest"):
-                self._hypervisor.define(self._plan.define(vcd, self._platform()))
+                self._hypervisor.define(self._plan.define(vcd, self._host.platform()))
         except DriverError:
             disk.unlink()
             raise
@@ -207,6 +194,11 @@ class LibvirtDriver:
             self._restoring.discard(vcd)
         self._set_clock(vcd, domain)
 
+    def _set_clock(self, vcd: str, domain: Domain) -> None:
+        """A guest that was saved with its memory goes on at the time of its snapshot."""
+        if self._kind is SnapshotKind.MEMORY:
+            self._clocks.set(vcd, domain, self._agent(vcd, domain))
+
     def _go_back(self, vcd: str, domain: Domain, tag: str) -> None:
         with (
             self._restores.under_way(tag),
@@ -260,11 +252,13 @@ class LibvirtDriver:
     def remove(self) -> None:
         """Remove the domains with their snapshots, let go of adopted ones, then their files and the network."""
         together(lambda found: self._remove(*found), self._labelled())
-        shutil.rmtree(self._plan.directory, ignore_errors=True)
-        network = self._plan.network()
-        there = self._hypervisor.network(network.name) if network is not None else None
-        if network is not None and there is not None and there[0] == str(network.uuid):
-            self._hypervisor.remove_network(network.name)
+        try:
+            shutil.rmtree(self._plan.directory)
+        except FileNotFoundError:
+            pass
+        except OSError as e:
+            raise DriverError(f"{e.filename} cannot be removed, {e.strerror}: remove it by hand") from e
+        self._host.remove_network(self._plan.network())
 
     def close(self) -> None:
         """Let go of the connection, and end :meth:`events`."""
@@ -272,19 +266,6 @@ class LibvirtDriver:
         if self._subscription is not None:
             self._subscription()
         self._hypervisor.close()
-
-    def _platform(self) -> Platform:
-        settings = self._settings
-        wanted = "" if settings.domain_type is DomainType.AUTO else settings.domain_type.value
-        try:
-            capabilities = self._hypervisor.capabilities()
-            domain_type, arch = choose_platform(capabilities, wanted=wanted, virtualises=_virtualises())
-        except LookupError as e:
-            raise DriverError(
-                f"this host cannot run VMs of type {wanted or 'kvm or qemu'}, it has {e}: "
-                "see virt-host-validate, and [libvirt] domain_type"
-            ) from e
-        return Platform(domain_type, arch, settings.cpu, settings.disk_cache, settings.translations_mib)
 
     def _check_adoptable(self, vcd: Vcd) -> None:
         domain = Domain(self._hypervisor, vcd.domain)
@@ -307,24 +288,6 @@ class LibvirtDriver:
             raise DriverError(
                 f'{vcd} is an existing domain, whose disks are left as they are: set rollback.snapshot = "memory"'
             )
-
-    def _prepare_network(self) -> None:
-        network = self._plan.network()
-        name = network.name if network else self._manifest.network.libvirt
-        if not name:
-            return
-        there = self._hypervisor.network(name)
-        if network is None and there is None:
-            raise DriverError(f'libvirt has no network "{name}": see virsh net-list --all')
-        if network is not None and there is not None and there[0] != str(network.uuid):
-            raise DriverError(f'there is a network "{name}" of something else: rename the stack')
-        with _explained(
-            f'network "{name}" cannot be started', "choose another network.subnet in the manifest"
-        ):
-            if there is None and network is not None:
-                self._hypervisor.start_network(name, xml=build_network(network))
-            elif there is not None and not there[1]:
-                self._hypervisor.start_network(name)
 
     def _labelled(self) -> list[tuple[Domain, Label]]:
         """All domains that carry this stack's label."""
@@ -442,31 +405,6 @@ class LibvirtDriver:
         domain.destroy()
         self._keeper(vcd, domain).go_back(tag)
 
-    def _set_clock(self, vcd: str, domain: Domain) -> None:
-        """The guest goes on at the time of its snapshot; nobody waits for this to be mended."""
-        if self._kind is SnapshotKind.MEMORY:
-            threading.Thread(target=self._keep_setting, args=(vcd, domain), name="clock", daemon=True).start()
-
-    def _keep_setting(self, vcd: str, domain: Domain) -> None:
-        deadline = time.monotonic() + CLOCK_S
-        try:
-            run = domain.run()
-            with self._clocks_lock:
-                if self._clocks.get(vcd) == run:
-                    return
-                self._clocks[vcd] = run
-            while True:
-                try:
-                    self._agent(vcd, domain).set_clock()
-                    return
-                except RefusedError:
-                    if domain.run() != run or self._closing.wait(LOOK_S):
-                        return
-                    if time.monotonic() > deadline:
-                        raise
-        except DriverError as e:
-            _log.warning("the guest's clock is not set after its way back", vcd=vcd, problem=str(e))
-
     def _remove(self, domain: Domain, label: Label) -> None:
         with _explained(f"{label.vcd} cannot be removed", f"see virsh undefine {domain.name}"):
             if label.spec:
@@ -494,15 +432,6 @@ class LibvirtDriver:
                 if time.monotonic() > deadline or self._closing.is_set():
                     raise
             self._closing.wait(RECONNECT_AGAIN_S)
-
-
-def _virtualises() -> bool:
-    """Whether the processor can; on x86 its flags tell, elsewhere /dev/kvm alone does."""
-    if platform.machine() != "x86_64":
-        return True
-    flags = PROCESSOR.read_text().partition("\nflags")[2].partition("\n")[0].split()
-    # Some hypervisors have a /dev/kvm without it, which runs only guests that were made for them.
-    return bool({"vmx", "svm"} & set(flags))
 
 
 def _resume(domain: Domain) -> None:

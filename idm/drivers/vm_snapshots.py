@@ -9,7 +9,7 @@ import msgspec
 
 from idm.driver import DriverError, Snapshot
 from idm.drivers import qcow2
-from idm.drivers.domain import build_snapshot, redescribe_snapshot
+from idm.drivers.domain import build_found_snapshot, build_snapshot, redescribe_snapshot
 from idm.drivers.libvirt_connection import MissingError, RefusedError
 from idm.drivers.libvirt_domain import Domain
 from idm.manifest import SnapshotKind
@@ -107,6 +107,10 @@ class Inside:
                 if self._in_images(name):
                     raise
                 self._domain.delete_snapshot(name, in_image=False)
+        if self._in_images(name):
+            # The daemon had died before it wrote down what QEMU saved; only one that it knows can it delete.
+            self._domain.redefine_snapshot(build_found_snapshot(name, self._domain.xml()))
+            self._domain.delete_snapshot(name)
 
     def _in_images(self, name: str) -> bool:
         images = (qcow2.chain(disk.path, shared=True)[0] for disk in self._domain.facts().disks)
