@@ -15,7 +15,7 @@ PACKAGES := python3-venv clang llvm libbpf-dev libbpf1 linux-libc-dev python3-bp
 # Beyond these the VM lab needs a hypervisor, and what writes the guests' disk.
 VM_PACKAGES := libvirt-daemon libvirt-clients qemu-system-x86 e2fsprogs
 
-.PHONY: demo test soak bench-rollback bench-blame check format stubs lock build clean
+.PHONY: demo test soak bench-rollback bench-revert bench-blame check format stubs lock build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready $(OBJECT)
@@ -34,6 +34,9 @@ bench-rollback: $(VENV)/ready $(OBJECT)
 
 test-vm: $(VENV)/ready $(VENV)/vm-packages $(OBJECT)
 	$(SUDO) $(BIN)/python -m pytest -m vm $(ARGS)
+
+bench-revert: $(VENV)/ready $(VENV)/vm-packages $(OBJECT)
+	$(SUDO) $(BIN)/python -m tests.bench.revert
 
 # TOPOLOGIES names a directory of other dependency graphs.
 bench-blame: $(VENV)/ready

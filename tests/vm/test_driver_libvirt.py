@@ -19,6 +19,7 @@ from idm.drivers.libvirt import LibvirtDriver
 from idm.drivers.together import together
 from idm.settings import Libvirt
 from tests.lab.libvirt import LibvirtLab
+from tests.lab.namespace import run
 
 pytestmark = pytest.mark.vm
 
@@ -305,6 +306,7 @@ def test_libvirtd_killed_while_saving_leaves_no_half(driver: LibvirtDriver, vm_l
     assert {instance.power for instance in driver.instances().values()} == {Power.RUNNING}
     for vcd in VCDS:
         driver.delete_snapshot(vcd, tag="half")
+    assert all("half" not in _inside(_disk(vm_lab, name)) for name in GUESTS)
 
 
 def test_a_domain_undefined_by_somebody_else_is_told(driver: LibvirtDriver, vm_lab: LibvirtLab) -> None:
@@ -348,7 +350,7 @@ def _eventually(fact: Callable[[], bool], *, timeout_s: float = 20.0, step_s: fl
 def _in_background(action: Callable[[], object]) -> "Queue[DriverError | None]":
     ended: Queue[DriverError | None] = Queue(maxsize=1)
 
-    def run() -> None:
+    def act() -> None:
         try:
             action()
         except DriverError as e:
@@ -356,7 +358,7 @@ def _in_background(action: Callable[[], object]) -> "Queue[DriverError | None]":
         else:
             ended.put(None)
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=act, daemon=True).start()
     return ended
 
 
@@ -366,6 +368,11 @@ def _virsh(lab: LibvirtLab, *arguments: str) -> None:
 
 def _disk(lab: LibvirtLab, name: str) -> Path:
     return lab.directory / f"{name}.qcow2"
+
+
+def _inside(disk: Path) -> str:
+    """What snapshots an image has."""
+    return run(["qemu-img", "info", "--force-share", str(disk)])
 
 
 def _pid(lab: LibvirtLab, name: str) -> int:
