@@ -26,8 +26,6 @@ pytestmark = pytest.mark.vm
 PORT = 7443
 UNIT = "stackmend-dma.service"
 DEADLINE_S = 60
-# See test_the_unit_grants_what_the_best_plan_needs.
-DROP_IN = "[Service]\nCapabilityBoundingSet=CAP_SYS_ADMIN\n"
 TCP, UDP = flow_pb2.TRANSPORT_TCP, flow_pb2.TRANSPORT_UDP
 
 
@@ -72,8 +70,6 @@ def reporting(vm_lab: LibvirtLab, manager: str, authority: Authority, agent_gues
         '[tls]\nca = "/etc/stackmend/tls/ca.pem"\ncertificate = "/etc/stackmend/tls/agent.pem"\n'.encode(),
     )
     guest.agent.write(f"/etc/systemd/system/{UNIT}", (ROOT / "idm" / "units" / UNIT).read_bytes())
-    guest.run("install", "-d", f"/etc/systemd/system/{UNIT}.d")
-    guest.agent.write(f"/etc/systemd/system/{UNIT}.d/lab.conf", DROP_IN.encode())
     guest.run("systemctl", "daemon-reload")
     guest.run("systemctl", "start", UNIT, timeout_s=DEADLINE_S)
     yield guest
@@ -101,11 +97,6 @@ async def reported(target: str, wanted: dict[tuple[int, int], int]) -> dict[tupl
     return found
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="libbpf looks for an absent tracepoint in modules, too, which takes CAP_SYS_ADMIN: the plan is given up "
-    "instead of that tracepoint",
-)
 def test_the_unit_grants_what_the_best_plan_needs(agent_guest: Guest) -> None:
     """With the capabilities of the agent's unit and no others, a stock kernel allows the plan that root gets."""
     granted = next(
