@@ -76,10 +76,14 @@ class Flow(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """One hook of a plan; ``problem`` is empty when it is attached, else says why it is not."""
+    """One hook of a plan; ``problem`` is empty when it is attached, else says why it is not.
+
+    A ``detail`` can be done without: what decides about a dependency is seen by the others as well.
+    """
 
     name: str
     problem: str
+    detail: bool = False
 
 
 class Capture(Protocol):

@@ -75,7 +75,7 @@ def presence(value: Presence) -> agent_pb2.Presence:
 
 def probes(values: Iterable[Probe]) -> list[agent_pb2.Probe]:
     """The hooks of the plan."""
-    return [agent_pb2.Probe(name=probe.name, problem=probe.problem) for probe in values]
+    return [agent_pb2.Probe(name=probe.name, problem=probe.problem, detail=probe.detail) for probe in values]
 
 
 def coverage(losses: Mapping[Loss, int], *, overflow: int) -> agent_pb2.Coverage:

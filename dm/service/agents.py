@@ -95,7 +95,9 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         if hello.generation not in (0, vcd.generation):
             return
         missing = [
-            f"{wire.text(probe.name)} ({wire.text(probe.problem)})" for probe in hello.probes if probe.problem
+            f"{wire.text(probe.name)} ({wire.text(probe.problem)})"
+            for probe in hello.probes
+            if probe.problem and not probe.detail
         ]
         guarded.stack.hello(vcd, session=wire.text(hello.session), probes=missing, now_s=now_s)
         self._presence(guarded, vcd, hello.presence, now_s=now_s)

@@ -25,37 +25,37 @@ _sym_db = _symbol_database.Default()
 from dm.v1 import flow_pb2 as dm_dot_v1_dot_flow__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11\x64m/v1/agent.proto\x12\x05\x64m.v1\x1a\x10\x64m/v1/flow.proto\"&\n\x05Probe\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\"N\n\x08Listener\x12#\n\ttransport\x18\x01 \x01(\x0e\x32\x10.dm.v1.Transport\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0c\x12\x0c\n\x04port\x18\x03 \x01(\r\"A\n\x08Presence\x12\x11\n\taddresses\x18\x01 \x03(\x0c\x12\"\n\tlisteners\x18\x02 \x03(\x0b\x32\x0f.dm.v1.Listener\"\xcd\x01\n\x05Hello\x12\r\n\x05stack\x18\x01 \x01(\t\x12\x0b\n\x03vcd\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x0c\n\x04plan\x18\x05 \x01(\t\x12\x0e\n\x06loader\x18\x06 \x01(\t\x12\x1c\n\x06probes\x18\x07 \x03(\x0b\x32\x0c.dm.v1.Probe\x12!\n\x08presence\x18\x08 \x01(\x0b\x32\x0f.dm.v1.Presence\x12\x13\n\x0binterval_ms\x18\t \x01(\r\x12\x0f\n\x07version\x18\n \x01(\t\"[\n\x05\x45\x64ges\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x1a\n\x05\x65\x64ges\x18\x03 \x03(\x0b\x32\x0b.dm.v1.Edge\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\"8\n\x04Loss\x12!\n\x06reason\x18\x01 \x01(\x0e\x32\x11.dm.v1.LossReason\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"\'\n\x08\x43overage\x12\x1b\n\x06losses\x18\x01 \x03(\x0b\x32\x0b.dm.v1.Loss\"\x0b\n\tHeartbeat\"\x1d\n\x07Welcome\x12\x12\n\ngeneration\x18\x01 \x01(\x04\"#\n\x0f\x41\x63knowledgement\x12\x10\n\x08revision\x18\x01 \x01(\x04\"\x1e\n\tReconnect\x12\x11\n\taddresses\x18\x01 \x03(\x0c\"\x1a\n\x08Redirect\x12\x0e\n\x06target\x18\x01 \x01(\t*\x98\x01\n\nLossReason\x12\x1b\n\x17LOSS_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14LOSS_REASON_MAP_FULL\x10\x01\x12\x19\n\x15LOSS_REASON_RING_FULL\x10\x02\x12\x1c\n\x18LOSS_REASON_MISSED_PROBE\x10\x03\x12\x1a\n\x16LOSS_REASON_TABLE_FULL\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11\x64m/v1/agent.proto\x12\x05\x64m.v1\x1a\x10\x64m/v1/flow.proto\"6\n\x05Probe\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\x08\"N\n\x08Listener\x12#\n\ttransport\x18\x01 \x01(\x0e\x32\x10.dm.v1.Transport\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0c\x12\x0c\n\x04port\x18\x03 \x01(\r\"A\n\x08Presence\x12\x11\n\taddresses\x18\x01 \x03(\x0c\x12\"\n\tlisteners\x18\x02 \x03(\x0b\x32\x0f.dm.v1.Listener\"\xcd\x01\n\x05Hello\x12\r\n\x05stack\x18\x01 \x01(\t\x12\x0b\n\x03vcd\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x0c\n\x04plan\x18\x05 \x01(\t\x12\x0e\n\x06loader\x18\x06 \x01(\t\x12\x1c\n\x06probes\x18\x07 \x03(\x0b\x32\x0c.dm.v1.Probe\x12!\n\x08presence\x18\x08 \x01(\x0b\x32\x0f.dm.v1.Presence\x12\x13\n\x0binterval_ms\x18\t \x01(\r\x12\x0f\n\x07version\x18\n \x01(\t\"[\n\x05\x45\x64ges\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x1a\n\x05\x65\x64ges\x18\x03 \x03(\x0b\x32\x0b.dm.v1.Edge\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\"8\n\x04Loss\x12!\n\x06reason\x18\x01 \x01(\x0e\x32\x11.dm.v1.LossReason\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"\'\n\x08\x43overage\x12\x1b\n\x06losses\x18\x01 \x03(\x0b\x32\x0b.dm.v1.Loss\"\x0b\n\tHeartbeat\"\x1d\n\x07Welcome\x12\x12\n\ngeneration\x18\x01 \x01(\x04\"#\n\x0f\x41\x63knowledgement\x12\x10\n\x08revision\x18\x01 \x01(\x04\"\x1e\n\tReconnect\x12\x11\n\taddresses\x18\x01 \x03(\x0c\"\x1a\n\x08Redirect\x12\x0e\n\x06target\x18\x01 \x01(\t*\x98\x01\n\nLossReason\x12\x1b\n\x17LOSS_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14LOSS_REASON_MAP_FULL\x10\x01\x12\x19\n\x15LOSS_REASON_RING_FULL\x10\x02\x12\x1c\n\x18LOSS_REASON_MISSED_PROBE\x10\x03\x12\x1a\n\x16LOSS_REASON_TABLE_FULL\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dm.v1.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOSSREASON']._serialized_start=775
-  _globals['_LOSSREASON']._serialized_end=927
+  _globals['_LOSSREASON']._serialized_start=791
+  _globals['_LOSSREASON']._serialized_end=943
   _globals['_PROBE']._serialized_start=46
-  _globals['_PROBE']._serialized_end=84
-  _globals['_LISTENER']._serialized_start=86
-  _globals['_LISTENER']._serialized_end=164
-  _globals['_PRESENCE']._serialized_start=166
-  _globals['_PRESENCE']._serialized_end=231
-  _globals['_HELLO']._serialized_start=234
-  _globals['_HELLO']._serialized_end=439
-  _globals['_EDGES']._serialized_start=441
-  _globals['_EDGES']._serialized_end=532
-  _globals['_LOSS']._serialized_start=534
-  _globals['_LOSS']._serialized_end=590
-  _globals['_COVERAGE']._serialized_start=592
-  _globals['_COVERAGE']._serialized_end=631
-  _globals['_HEARTBEAT']._serialized_start=633
-  _globals['_HEARTBEAT']._serialized_end=644
-  _globals['_WELCOME']._serialized_start=646
-  _globals['_WELCOME']._serialized_end=675
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=677
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=712
-  _globals['_RECONNECT']._serialized_start=714
-  _globals['_RECONNECT']._serialized_end=744
-  _globals['_REDIRECT']._serialized_start=746
-  _globals['_REDIRECT']._serialized_end=772
+  _globals['_PROBE']._serialized_end=100
+  _globals['_LISTENER']._serialized_start=102
+  _globals['_LISTENER']._serialized_end=180
+  _globals['_PRESENCE']._serialized_start=182
+  _globals['_PRESENCE']._serialized_end=247
+  _globals['_HELLO']._serialized_start=250
+  _globals['_HELLO']._serialized_end=455
+  _globals['_EDGES']._serialized_start=457
+  _globals['_EDGES']._serialized_end=548
+  _globals['_LOSS']._serialized_start=550
+  _globals['_LOSS']._serialized_end=606
+  _globals['_COVERAGE']._serialized_start=608
+  _globals['_COVERAGE']._serialized_end=647
+  _globals['_HEARTBEAT']._serialized_start=649
+  _globals['_HEARTBEAT']._serialized_end=660
+  _globals['_WELCOME']._serialized_start=662
+  _globals['_WELCOME']._serialized_end=691
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=693
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=728
+  _globals['_RECONNECT']._serialized_start=730
+  _globals['_RECONNECT']._serialized_end=760
+  _globals['_REDIRECT']._serialized_start=762
+  _globals['_REDIRECT']._serialized_end=788
 # @@protoc_insertion_point(module_scope)

@@ -60,19 +60,23 @@ class Probe(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The hook, by its kernel name."""
     problem: _builtins.str
     """Why it is not attached; empty means that it is."""
+    detail: _builtins.bool
+    """True for what can be done without: missing, it leaves the stack's verdict conclusive."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         problem: _builtins.str = ...,
+        detail: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "problem", b"problem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "name", b"name", "problem", b"problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

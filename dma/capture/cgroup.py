@@ -20,6 +20,8 @@ OUTCOMES = "inet_sock_set_state"
 CONNECTED_DATAGRAMS = "sock_send_length"
 # Outcomes first, so that no attempt begins whose end nobody would see.
 TRACEPOINTS = (OUTCOMES, "tcp_destroy_sock", CONNECTED_DATAGRAMS, "inet_sk_error_report")
+# What these add: when an attempt without a route was given up, single datagrams of connected sockets, their errors.
+DETAILS = frozenset({"tcp_destroy_sock", CONNECTED_DATAGRAMS, "inet_sk_error_report"})
 CGROUP_HOOKS = ("connect4", "connect6", "sendmsg4", "sendmsg6")
 LEARN_SELF = "learn_self"
 
@@ -132,7 +134,7 @@ def _attach(loaded: Object, problems: Mapping[str, str], cgroup_fd: int | None) 
                 loaded.attach(name, cgroup_fd if name in CGROUP_HOOKS else None)
             except CaptureError as e:
                 problem = str(e)
-        yield Probe(name, problem)
+        yield Probe(name, problem, name in DETAILS)
 
 
 def _check(probes: tuple[Probe, ...], target: Target) -> None:

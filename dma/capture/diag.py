@@ -37,7 +37,7 @@ BLIND = (
     Probe("short_connections", f"those that begin and end within {POLL_S} s are not seen"),
     Probe("failures", "only attempts without an answer are seen"),
     Probe("datagrams", "not seen"),
-    Probe("programs", "not known"),
+    Probe("programs", "not known", detail=True),
 )
 ONE_NAMESPACE = Probe("other_namespaces", "not seen: start one agent in each, with --netns")
 

@@ -1,7 +1,7 @@
 """The manager over its real wire: gRPC on a unix socket, agents and deployers as small clients."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -63,11 +63,13 @@ class Peer:
         await self.stacks.ApplyStack(stacks.ApplyStackRequest(stack=spec), timeout=DEADLINE_S)
 
     @asynccontextmanager
-    async def agent(self, vcd: str, *, generation: int = 0) -> AsyncIterator["Agent"]:
+    async def agent(
+        self, vcd: str, *, generation: int = 0, probes: Sequence[agent_pb2.Probe] = ()
+    ) -> AsyncIterator["Agent"]:
         """An agent that has said hello and was welcomed."""
         call = self.agents.Report()
         agent = Agent(call, vcd, generation)
-        await agent.hello()
+        await agent.hello(probes)
         try:
             yield agent
         finally:
@@ -101,9 +103,11 @@ class Agent:
         self.generation = generation
         self.revision = 0
 
-    async def hello(self) -> None:
+    async def hello(self, probes: Sequence[agent_pb2.Probe] = ()) -> None:
         """Say hello and take the generation from the welcome."""
-        hello = agent_pb2.Hello(stack="pair", vcd=self.vcd, session="s", generation=self.generation)
+        hello = agent_pb2.Hello(
+            stack="pair", vcd=self.vcd, session="s", generation=self.generation, probes=probes
+        )
         await self.call.write(agent_service.ReportRequest(hello=hello))
         response = await self.read()
         assert response.WhichOneof("item") == "welcome"
@@ -248,6 +252,26 @@ def test_a_manager_that_lost_its_file_takes_on_the_agents_generation(tmp_path: P
             assert agent.generation == 5
             await agent.report(good())
         assert peer.manager.store.generations("pair") == {"web": 5}
+
+    run(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("detail", "verdict"), [(True, stack_pb2.VERDICT_OK), (False, stack_pb2.VERDICT_INCONCLUSIVE)]
+)
+def test_a_missing_probe_counts_unless_it_is_a_detail(
+    tmp_path: Path, *, detail: bool, verdict: "stack_pb2.Verdict.ValueType"
+) -> None:
+    """What an older kernel lacks leaves the verdict conclusive as long as the rest sees what decides."""
+
+    async def story(peer: Peer) -> None:
+        await peer.apply()
+        probe = agent_pb2.Probe(name="sock_send_length", problem="this kernel has none", detail=detail)
+        async with peer.agent("web", probes=[probe]) as web, peer.agent("db") as db:
+            await db.report()
+            await web.report(good())
+            await peer.golden.CaptureGolden(golden.CaptureGoldenRequest(stack="pair"), timeout=DEADLINE_S)
+            assert (await peer.status()).verdict == verdict
 
     run(tmp_path, story)
 

@@ -47,7 +47,7 @@ from dma.capture.plans import open_capture
 from dma.capture.target import Target
 cgroup.OBJECT = Path(sys.argv[1])
 with open_capture(Target()) as capture:
-    print(capture.plan, *(f"{name}: {problem}" for name, problem in capture.probes if problem), sep="\\n")
+    print(capture.plan, *(f"{one.name}: {one.problem}" for one in capture.probes if one.problem), sep="\\n")
 """
 
 
