@@ -42,6 +42,10 @@ bench-revert: $(VENV)/ready $(VENV)/vm-packages $(OBJECT)
 bench-blame: $(VENV)/ready
 	$(BIN)/python -m tests.bench.blame $(if $(TOPOLOGIES),--topologies $(TOPOLOGIES))
 
+# The README's table, from the results of the benchmarks.
+figures: $(VENV)/ready
+	$(BIN)/python -m tests.bench.table
+
 check: $(VENV)/ready $(OBJECT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
