@@ -13,9 +13,9 @@ PACKAGES := python3-venv clang llvm libbpf-dev libbpf1 linux-libc-dev python3-bp
             podman runc conmon netavark aardvark-dns iptables mmdebstrap debian-archive-keyring ca-certificates \
             python3-libvirt qemu-utils systemd-container
 # Beyond these the VM lab needs a hypervisor, and what writes the guests' disk.
-VM_PACKAGES := libvirt-daemon libvirt-clients qemu-system-x86 e2fsprogs
+VM_PACKAGES := libvirt-daemon libvirt-clients dnsmasq-base qemu-system-x86 e2fsprogs
 
-.PHONY: demo test soak bench-rollback bench-revert bench-blame check format stubs lock build clean
+.PHONY: demo test soak bench-rollback bench-revert bench-blame figures check format stubs lock build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready $(OBJECT)
