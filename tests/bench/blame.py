@@ -284,7 +284,7 @@ def share(hits: Any) -> float:
 )
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1))
 @click.option(
-    "--healthy", default=1000, show_default=True, type=click.IntRange(0), help="Healthy launches in all."
+    "--healthy", default=10_000, show_default=True, type=click.IntRange(0), help="Healthy launches in all."
 )
 @click.option("--misses", is_flag=True, help="Print every single fault that was blamed on somebody else.")
 def main(topologies: Path, seeds: int, healthy: int, misses: bool) -> None:
