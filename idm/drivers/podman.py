@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -34,6 +34,8 @@ from idm.settings import Podman
 
 STACK, VCD, SPEC = "stackmend.stack", "stackmend.vcd", "stackmend.spec"
 TAG, GOLDEN = "stackmend.snapshot", "stackmend.golden"
+# When a snapshot was taken, the same for all its VCDs; podman's own times of images have whole seconds.
+TAKEN = "stackmend.taken"
 REGISTRY = "localhost/stackmend"
 
 AT_ONCE = 8
@@ -156,8 +158,9 @@ class PodmanDriver:
             if self._libpod.has_image(self._reference(vcd, tag)):
                 raise DriverError(f'{vcd} has a snapshot "{tag}" already: choose another tag')
         with self._paused(containers):
+            labels = {TAG: tag, GOLDEN: golden, TAKEN: datetime.now(UTC).isoformat()}
             try:
-                _together(lambda container: self._commit(container, tag=tag, golden=golden), containers)
+                _together(lambda container: self._commit(container, labels), containers)
             except DriverError:
                 for vcd in vcds:
                     # The first failure is the one to tell.
@@ -311,13 +314,13 @@ class PodmanDriver:
                 f"containers/{container.id}", {"force": "true", "timeout": "0", "volumes": "true"}
             )
 
-    def _commit(self, container: Container, *, tag: str, golden: str) -> None:
+    def _commit(self, container: Container, snapshot: Mapping[str, str]) -> None:
         vcd = _vcd(container)
-        labels = {STACK: self._stack, VCD: vcd, TAG: tag, GOLDEN: golden}
+        labels = {STACK: self._stack, VCD: vcd, **snapshot}
         with _explained(f"{vcd} cannot be saved", "look at the disk space, podman system df"):
             repository = self._repository(vcd)
             self._libpod.commit(
-                container.id, repository=repository, tag=tag, labels=labels, timeout_s=COMMIT_S
+                container.id, repository=repository, tag=snapshot[TAG], labels=labels, timeout_s=COMMIT_S
             )
 
     @contextmanager
@@ -380,7 +383,7 @@ def _cgroup(container: Container) -> Path | None:
 
 def _snapshot(image: Image) -> Snapshot:
     labels = image.labels or {}
-    created = datetime.fromtimestamp(image.created, UTC)
+    created = datetime.fromisoformat(labels[TAKEN])
     return Snapshot(labels[VCD], labels[TAG], created, image.size, labels[GOLDEN])
 
 
