@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sqlite3
 import sys
 from collections.abc import Coroutine, Iterator
@@ -39,6 +40,7 @@ from idm.snapshots import newest_first
 from idm.watch import end_on_signal, hand_over, say_ready, watch
 
 THREADS = 32
+CANCEL_AGAIN_S = 2.0
 
 Answer = TypeVar("Answer")
 
@@ -317,12 +319,25 @@ def _run(work: Coroutine[Any, Any, Answer]) -> Answer:
     async def with_threads() -> Answer:
         # Enough that a restore never queues behind evidence or a smoke workload.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "idm"))
+        _cancel_on_interrupt()
         return await work
 
     try:
         return asyncio.run(with_threads())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         _fail("interrupted; what runs goes on: `idm watch` attends to it, `idm down` removes it", status=130)
+
+
+def _cancel_on_interrupt() -> None:
+    """Let SIGINT cancel this task, again and again until it ends: Python 3.11 can lose a cancellation on the way."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def cancel() -> None:
+        if task is not None and not task.done():
+            task.cancel()
+            loop.call_later(CANCEL_AGAIN_S, cancel)
+
+    loop.add_signal_handler(signal.SIGINT, cancel)
 
 
 def _fail(message: str, *, status: int = 1) -> NoReturn:

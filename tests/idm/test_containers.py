@@ -151,7 +151,10 @@ def test_interrupted_launch_can_be_taken_down(podman_lab: PodmanLab, tmp_path: P
             with subprocess.Popen(site.command("up"), stderr=subprocess.PIPE, text=True) as up:
                 asyncio.run(until(lambda: stack.driver.instances().get("one", None), timeout_s=30))
                 up.send_signal(signal.SIGINT)
-                _, error = up.communicate(timeout=20)
+                try:
+                    _, error = up.communicate(timeout=20)
+                finally:
+                    up.kill()
             assert up.returncode == 130
             assert error.startswith("idm: interrupted")
             assert error.count("\n") == 1
