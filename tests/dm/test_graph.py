@@ -1,6 +1,7 @@
 """The live graph."""
 
 from ipaddress import IPv4Address
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,13 +148,13 @@ def totals(live: LiveGraph) -> dict[EdgeKey, tuple[int, int]]:
 
 
 @given(reports(), st.randoms())
-def test_order_and_repetition_change_nothing(final: list[tuple[FlowKey, Flow]], random: "st.randoms") -> None:  # type: ignore[valid-type]
+def test_order_and_repetition_change_nothing(final: list[tuple[FlowKey, Flow]], random: Random) -> None:
     """Cumulative reports may come twice and in any order of flows."""
     straight, mixed = graph(), graph()
     for one, counters in final:
         straight.put(one, counters, now_s=9.0)
     twice = final * 2
-    random.shuffle(twice)  # type: ignore[attr-defined]
+    random.shuffle(twice)
     for one, counters in twice:
         mixed.put(one, counters, now_s=9.0)
     assert totals(straight) == totals(mixed)

@@ -77,7 +77,8 @@ def test_a_fault_is_led_to_its_recovery(desk: Desk) -> None:
     assert list(desk.sent[-1].save_evidence.vcds) == ["db"]
     desk.answer(evidence="/evidence")
     revert = desk.sent[-1].revert
-    assert (list(revert.vcds), revert.golden) == (["db"], desk.operations.current.golden)  # type: ignore[union-attr]
+    assert desk.operations.current is not None
+    assert (list(revert.vcds), revert.golden) == (["db"], desk.operations.current.golden)
     desk.world.broken.clear()
     desk.world.restart("db", down_s=0.5)
     desk.answer(snapshot="snap")
