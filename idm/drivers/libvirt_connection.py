@@ -313,4 +313,5 @@ def _within(timeout_s: float, action: Callable[[], T]) -> T:
             raise error
         finally:
             del error
+    # Without an error there is an answer; one that is None is the call's own.
     return answer  # type: ignore[return-value]

@@ -25,6 +25,7 @@ class System:
     def launch(self, *, seed: int = 0, cascade: float = 0.0, **changes: object) -> World:
         """One launch."""
         needs = deepcopy(self.needs)
+        # World's own signature says what may be changed; a wrong name fails at once.
         return World(needs, vcds=self.vcds, externals=self.externals, seed=seed, cascade=cascade, **changes)  # type: ignore[arg-type]
 
     def learn(self, *, launches: int = LAUNCHES, seed: int = 1_000_000) -> GoldenImage:
