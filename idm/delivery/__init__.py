@@ -1,0 +1,1 @@
+"""The agent's way into the guests: what each of them gets, and how it gets there."""

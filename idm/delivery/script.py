@@ -1,0 +1,94 @@
+"""The scripts that put a payload into a guest, and take it out: POSIX shell with tar and systemd, as root. Pure."""
+
+from enum import IntEnum
+from shlex import quote
+
+from idm.delivery.payload import PUBLIC, File, Payload, archive
+
+FRESH = ".stackmend-new"
+UNITS = "/etc/systemd/system"
+
+_INSTALL = """\
+set -eu
+umask 077
+[ -d /run/systemd/system ] || exit {no_systemd:d}
+command -v tar >/dev/null && command -v cmp >/dev/null || exit {no_tools:d}
+[ -x {program} ] || exit {no_program:d}
+tar -xpf - -C /
+stale=
+place() {{
+    if cmp -s "$1{fresh}" "$1"; then rm "$1{fresh}"; return; fi
+    mv -f "$1{fresh}" "$1"
+    ! command -v restorecon >/dev/null || restorecon "$1"
+    [ "$2" = live ] || stale=yes
+}}
+state() {{ systemctl show --value --property="$1" {unit}; }}
+case "$(state FragmentPath)" in
+    ''|{unit_path}) place {unit_path} '' ;;
+    *) rm {unit_path}{fresh} ;;
+esac
+{places}
+[ -z "$stale" ] || systemctl daemon-reload
+[ "$(state UnitFileState)" = enabled ] || systemctl --quiet enable {unit}
+if [ "$stale" ]; then systemctl --no-block restart {unit}; else systemctl --no-block start {unit}; fi
+"""
+
+_REMOVE = """\
+set -u
+[ -d /run/systemd/system ] || exit 0
+systemctl --quiet disable --now {unit}
+rm -f {paths}
+rmdir {directories} 2>/dev/null
+systemctl daemon-reload
+exit 0
+"""
+
+
+class Refusal(IntEnum):
+    """How the script ends when this guest cannot be served; any other status but 0 is a failure on the way."""
+
+    NO_SYSTEMD = 90
+    NO_TOOLS = 91
+    NO_PROGRAM = 92
+
+
+def unit_path(payload: Payload) -> str:
+    """Where the unit's file is put; all instances of a template share one."""
+    name, at, _ = payload.unit.partition("@")
+    return f"{UNITS}/{name}@.service" if at else f"{UNITS}/{name}"
+
+
+def install(payload: Payload) -> str:
+    """Unpacks :func:`parcel` from standard input, then enables and starts the unit.
+
+    Only what differs is replaced, each file whole and under nobody's eyes; a unit that has to read something anew is
+    restarted. It waits for nothing, since a guest may still be booting.
+    """
+    places = (f"place {quote(file.path)} {'live' if file.live else 'cold'}" for file in payload.files)
+    return _INSTALL.format(
+        no_systemd=Refusal.NO_SYSTEMD,
+        no_tools=Refusal.NO_TOOLS,
+        no_program=Refusal.NO_PROGRAM,
+        program=quote(payload.program),
+        fresh=FRESH,
+        unit=quote(payload.unit),
+        unit_path=quote(unit_path(payload)),
+        places="\n".join(places),
+    )
+
+
+def remove(payload: Payload) -> str:
+    """Stops the unit for good and deletes what was put there; harmless when nothing was."""
+    paths = [unit_path(payload), *(file.path for file in payload.files)]
+    directories = sorted({path.rpartition("/")[0] for path in paths} - {UNITS}, reverse=True)
+    return _REMOVE.format(
+        unit=quote(payload.unit),
+        paths=" ".join(map(quote, paths)),
+        directories=" ".join(map(quote, directories)),
+    )
+
+
+def parcel(payload: Payload) -> bytes:
+    """The files of a payload, its unit's too, as :func:`install` wants them."""
+    unit = File(unit_path(payload), payload.unit_file, PUBLIC)
+    return archive((unit, *payload.files), suffix=FRESH)

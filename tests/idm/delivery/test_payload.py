@@ -1,0 +1,31 @@
+"""What a guest gets, and the archive that it travels in."""
+
+import io
+import tarfile
+import tomllib
+from pathlib import Path
+
+from idm.ca import Authority
+from idm.delivery.agent import CA, CERTIFICATE, CONFIGURATION, agent_payload
+from idm.delivery.payload import PRIVATE, PUBLIC
+from idm.delivery.script import FRESH, parcel
+
+
+def test_an_agent_gets_its_configuration_and_its_certificate(tmp_path: Path) -> None:
+    """The key is the one private file, and all travel under names that nothing reads yet."""
+    tls = Authority(tmp_path, "shop").vcd("web")
+    payload = agent_payload(manager="198.18.0.1:7443", stack="shop", vcd="web", interval_ms=500, tls=tls)
+    with tarfile.open(fileobj=io.BytesIO(parcel(payload))) as tar:
+        modes = {entry.name: entry.mode for entry in tar}
+        configuration = tar.extractfile(CONFIGURATION[1:] + FRESH)
+        assert configuration is not None
+        told = tomllib.loads(configuration.read().decode())
+    assert {name for name, mode in modes.items() if mode == PRIVATE} == {CERTIFICATE[1:] + FRESH}
+    assert modes[CA[1:] + FRESH] == modes[f"etc/systemd/system/stackmend-dma.service{FRESH}"] == PUBLIC
+    assert told == {
+        "dm": "198.18.0.1:7443",
+        "stack": "shop",
+        "vcd": "web",
+        "interval_ms": 500,
+        "tls": {"ca": CA, "certificate": CERTIFICATE},
+    }
