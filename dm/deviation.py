@@ -97,6 +97,11 @@ class Deviation:
         """How many edges are in each state."""
         return self._states
 
+    @property
+    def wrong_edges(self) -> int:
+        """How many golden edges deviate."""
+        return sum(self._states.get(state, 0) for state in WRONG)
+
     def judged(self) -> Mapping[EdgeKey, Judged]:
         """Every golden edge, and every live one outside the image."""
         return self._judged

@@ -11,9 +11,11 @@ from dm import wire
 from dm.golden import GoldenImage, merge
 from dm.operations import Operations
 from dm.rollback import Limits, Phase
-from dm.stack import Judgement, Power, Spec, Stack, VcdState
+from dm.stack import Spec, Stack
 from dm.store.sqlite import Event, Store
 from dm.v1 import agent_service_pb2, rollback_service_pb2, stack_pb2
+from dm.vcd import Power, VcdState
+from dm.verdict import Judgement
 
 TICK_S = 0.25
 QUEUE = 64

@@ -10,9 +10,10 @@ import networkx as nx
 from dm import rollback
 from dm.blame import Suspect
 from dm.rollback import Limits, Mode, Operation, Outcome, Phase
-from dm.stack import Judgement, Stack, Verdict
+from dm.stack import Stack
 from dm.store.sqlite import Event, Store
 from dm.v1 import rollback_service_pb2 as pb
+from dm.verdict import Judgement, Verdict
 
 EVIDENCE_MS = 10_000
 REVERT_MS = 300_000

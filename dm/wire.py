@@ -7,9 +7,11 @@ from dm.deviation import EdgeState, Judged, Policy
 from dm.edge import Address, EdgeKey, Failure, Flow, FlowKey, LiveEdge, NameClaim, Transport
 from dm.golden import GoldenImage
 from dm.rollback import Limits, Mode, Operation, Outcome, Phase
-from dm.stack import Judgement, Power, Spec, Verdict
+from dm.stack import Spec
 from dm.store.sqlite import Event
 from dm.v1 import agent_pb2, flow_pb2, golden_service_pb2, rollback_service_pb2, stack_pb2
+from dm.vcd import Power
+from dm.verdict import Judgement, Verdict
 
 NAME_LIMIT = 255
 NAMES_LIMIT = 8

@@ -12,8 +12,8 @@ from dm import wire
 from dm.manager import QUEUE, AgentQueue, Guarded, Manager, UnknownStackError, offer
 from dm.service import Context
 from dm.service.limits import Allowance, LimitError, admit
-from dm.stack import VcdState
 from dm.v1 import agent_pb2, agent_service_pb2, agent_service_pb2_grpc
+from dm.vcd import VcdState
 
 HELLO_S = 10.0
 

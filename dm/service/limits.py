@@ -1,7 +1,8 @@
 """What one agent may cost its manager: a guest that is broken or hostile is to hurt nobody but itself."""
 
-from dm.stack import Stack, VcdState
+from dm.stack import Stack
 from dm.v1 import agent_service_pb2
+from dm.vcd import VcdState
 
 EDGES = 20_000
 """Edges of one agent; its own table holds half of that."""

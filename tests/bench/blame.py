@@ -20,7 +20,7 @@ import networkx as nx
 
 from dm.blame import Symptom
 from dm.golden import GoldenImage
-from dm.stack import Judgement, Verdict
+from dm.verdict import Judgement, Verdict
 from tests.sim import faults
 from tests.sim.systems import LAUNCH_S, System, from_topology
 from tests.sim.topology import KEPT, load_all

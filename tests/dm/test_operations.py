@@ -7,9 +7,9 @@ import pytest
 
 from dm.operations import EVIDENCE_MS, OperationError, Operations
 from dm.rollback import Limits, Mode, Outcome, Phase
-from dm.stack import Verdict
 from dm.store.sqlite import Event, Store
 from dm.v1 import rollback_service_pb2 as pb
+from dm.verdict import Verdict
 from tests.dm.test_stack import healthy
 from tests.sim.world import World
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from dm.golden import GoldenImage, merge
-from dm.stack import Verdict
+from dm.verdict import Verdict
 from tests.sim.program import Need, Style
 from tests.sim.systems import shop
 from tests.sim.world import World

@@ -8,8 +8,10 @@ from ipaddress import IPv4Address
 from dm import wire
 from dm.deviation import Policy
 from dm.golden import GoldenImage
-from dm.stack import Judgement, Power, Spec, Stack, VcdState, Verdict
+from dm.stack import Spec, Stack
 from dm.v1 import agent_pb2
+from dm.vcd import Power, VcdState
+from dm.verdict import Judgement, Verdict
 from tests.sim.program import (
     CONNECT_TIMEOUT_S,
     FAILURE_KIND_REFUSED,

@@ -1,0 +1,96 @@
+"""What is known of one VCD beside its edges. Pure: times are passed in."""
+
+from collections import deque
+from collections.abc import Mapping
+from enum import StrEnum
+
+from dm.deviation import Source
+from dm.edge import FlowKey
+
+SILENT_AFTER_S = 5.0
+LOSS_REMEMBERED_S = 30.0
+RESTART_WINDOW_S = 60.0
+RESTARTS_FORGIVEN = 2
+LOSSES_TOLERATED = {"LOSS_REASON_MAP_FULL": 0, "LOSS_REASON_TABLE_FULL": 0, "LOSS_REASON_MISSED_PROBE": 10}
+"""How many losses between two reports leave what is missing believable. A full ring costs a wake-up, never a count."""
+
+
+class Power(StrEnum):
+    """What a VCD's instance does."""
+
+    UNKNOWN = "unknown"
+    ABSENT = "absent"
+    STOPPED = "stopped"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CRASHED = "crashed"
+
+
+DOWN = frozenset({Power.ABSENT, Power.STOPPED, Power.PAUSED, Power.CRASHED})
+
+
+class VcdState:
+    """What is known of one VCD beside its edges."""
+
+    def __init__(self, name: str, *, generation: int, started_s: float) -> None:
+        self.name = name
+        self.generation = generation
+        self.started_s = started_s
+        self.session = ""
+        self.connected = False
+        self.last_heard_s = 0.0
+        self.seen_since_s: float | None = None
+        self.pending_table: set[FlowKey] | None = None
+        self.missing_probes: tuple[str, ...] = ()
+        self.losses: dict[str, int] = {}
+        self.last_loss_s: float | None = None
+        self.power = Power.UNKNOWN
+        self.incarnation = ""
+        self.restarts: deque[float] = deque(maxlen=RESTARTS_FORGIVEN + 1)
+        self._adopted = 0
+
+    def adopt(self) -> None:
+        """The agent now on the stream is of the present generation, though it may not know it yet."""
+        self._adopted = self.generation
+
+    def speaks(self, generation: int) -> bool:
+        """Whether a report of that generation (0: the agent was told none yet) is about the present instance."""
+        return generation == self.generation or (generation == 0 and self._adopted == self.generation)
+
+    @property
+    def source(self) -> Source:
+        """What its own edges are judged by."""
+        return Source(self.started_s, self.seen_since_s)
+
+    def lose(self, losses: Mapping[str, int], *, now_s: float) -> None:
+        """Its agent could not count everything; ``losses`` are cumulative, by reason."""
+        for reason, tolerated in LOSSES_TOLERATED.items():
+            if losses.get(reason, 0) - self.losses.get(reason, 0) > tolerated:
+                self.last_loss_s = now_s
+        self.losses = dict(losses)
+
+    def loss_doubt(self, now_s: float) -> str:
+        """Why what is missing of its edges may only be unseen; empty when it cannot."""
+        if self.last_loss_s is not None and now_s - self.last_loss_s < LOSS_REMEMBERED_S:
+            return f"the agent of {self.name} lost events lately: what is missing may only be unseen"
+        return ""
+
+    def instance(self, power: Power, incarnation: str) -> bool:
+        """Take in what its instance does; true when it started anew, which raises the generation."""
+        self.power = power
+        restarted = bool(self.incarnation and incarnation and incarnation != self.incarnation)
+        self.incarnation = incarnation or self.incarnation
+        self.generation += restarted
+        return restarted
+
+    def is_forgiven(self, now_s: float) -> bool:
+        """Note a restart; whether those of late are few enough to give it the time of a launch again."""
+        self.restarts.append(now_s)
+        return len(self.restarts) <= RESTARTS_FORGIVEN or now_s - self.restarts[0] >= RESTART_WINDOW_S
+
+    def why_down(self, now_s: float) -> str:
+        """Why it cannot be all right, whatever its connections say; empty when it can."""
+        if self.power in DOWN:
+            return f"is {self.power}"
+        recent = sum(now_s - restart_s < RESTART_WINDOW_S for restart_s in self.restarts)
+        return f"was started anew {recent} times within a minute" if recent > RESTARTS_FORGIVEN else ""

@@ -1,0 +1,158 @@
+"""The verdict on a stack: is it whole, and if not, is it sure enough who is responsible to act on it. Pure."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from dm.blame import Finding, Symptom, blame
+from dm.deviation import EdgeState
+from dm.evidence import View, facts, symptoms
+from dm.golden import Kind
+from dm.vcd import DOWN
+
+FAILURES_PROVE = 2
+NOBODY = Finding((), (), confident=True)
+
+
+class Verdict(StrEnum):
+    """The judgement of a stack."""
+
+    LAUNCHING = "launching"
+    OK = "ok"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Judgement(NamedTuple):
+    """The verdict and everything that led to it. ``fault_s`` is when the first deviating edge went wrong."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    deviation: float
+    vcd_deviation: Mapping[str, float]
+    finding: Finding = NOBODY
+    symptoms: tuple[Symptom, ...] = ()
+    fault_s: float | None = None
+
+
+class Judge:
+    """Judges one stack again and again, and remembers since when it deviates and whom it accuses."""
+
+    def __init__(self) -> None:
+        self._over_since_s: float | None = None
+        self._accused_s: dict[str, float] = {}
+        self._fault_s: float | None = None
+
+    def acquit(self) -> None:
+        """Nothing is wrong, or nothing is known: forget what was suspected."""
+        self._over_since_s = self._fault_s = None
+        self._accused_s = {}
+
+    def confirmed_in_s(self, confirm_s: float, *, now_s: float) -> float | None:
+        """Seconds until a deviation that is not confirmed yet may be; None when there is none."""
+        if self._over_since_s is None:
+            return None
+        since_s = max((self._over_since_s, *self._accused_s.values()))
+        left_s = since_s + confirm_s - now_s
+        return left_s if left_s > 0 else None
+
+    def judge(self, view: View, *, now_s: float) -> Judgement:
+        """The verdict now."""
+        if view.deviation.wrong_edges:
+            return self._judge_wrong(view, now_s)
+        self.acquit()
+        return _judge_whole(view)
+
+    def _judge_wrong(self, view: View, now_s: float) -> Judgement:
+        share, shares = view.deviation.stack(), view.deviation.vcds()
+        found = symptoms(view)
+        reasons = [f"{symptom.key}: {symptom.judged.reason}" for symptom in found]
+        since_s = min(symptom.since_s for symptom in found)
+        self._fault_s = since_s if self._fault_s is None else min(self._fault_s, since_s)
+        finding = blame(found, facts(view, found, now_s=now_s))
+        policy = view.policy
+        over = share > policy.stack_threshold or any(
+            value > policy.vcd_threshold for value in shares.values()
+        )
+        self._over_since_s = (self._over_since_s or now_s) if over else None
+        # Each culprit has a window of its own: another one found in the meantime is confirmed anew.
+        culprits = [suspect.name for suspect in finding.culprits] if over else []
+        self._accused_s = {name: self._accused_s.get(name, now_s) for name in culprits}
+
+        def judgement(verdict: Verdict, *because: str) -> Judgement:
+            return Judgement(verdict, (*because, *reasons), share, shares, finding, found, self._fault_s)
+
+        if self._over_since_s is None:
+            return judgement(Verdict.DEGRADED, "the deviation is below the thresholds")
+        if self.confirmed_in_s(policy.confirm_s, now_s=now_s) is not None:
+            return judgement(Verdict.DEGRADED, f"not confirmed yet: it has to last {policy.confirm_s:.1f} s")
+        if doubt := _doubt_of(view, found, now_s):
+            return judgement(Verdict.INCONCLUSIVE, doubt)
+        direct = {end for symptom in found for end in (symptom.key.source, symptom.key.target)}
+        if waited := [suspect.name for suspect in finding.culprits if suspect.name not in direct]:
+            return judgement(Verdict.DEGRADED, f"{', '.join(waited)} started anew and is waited for")
+        if all(suspect.external for suspect in finding.culprits):
+            names = ", ".join(suspect.name for suspect in finding.culprits) or "whoever is responsible"
+            return judgement(Verdict.INCONCLUSIVE, f"{names} is outside the stack")
+        if not finding.confident:
+            names = ", ".join(suspect.name for suspect in (*finding.culprits, *finding.others)[:3])
+            return judgement(Verdict.INCONCLUSIVE, f"the evidence does not tell {names} apart: please look")
+        return judgement(Verdict.FAILED)
+
+
+def inconclusive(view: View | None, reasons: Sequence[str]) -> Judgement:
+    """Too little is known for a verdict."""
+    figures = (view.deviation.stack(), view.deviation.vcds()) if view else (0.0, {})
+    return Judgement(Verdict.INCONCLUSIVE, tuple(reasons), *figures)
+
+
+def _judge_whole(view: View) -> Judgement:
+    deviation = view.deviation
+    if doubts := _doubts(view):
+        return inconclusive(view, doubts)
+    waiting = [
+        (key, judged)
+        for key, judged in deviation.judged().items()
+        if judged.state is EdgeState.WAITING and deviation.golden[key].kind is not Kind.ON_DEMAND
+        and deviation.image.required(deviation.golden[key])
+    ] if deviation.states.get(EdgeState.WAITING, 0) else []  # fmt: skip
+    share, shares = deviation.stack(), deviation.vcds()
+    if waiting:
+        reasons = tuple(f"{key} is {judged.reason}" for key, judged in itertools.islice(waiting, 5))
+        return Judgement(Verdict.LAUNCHING, reasons, share, shares)
+    if deviation.states.get(EdgeState.UNEXPECTED, 0) and share > 0:
+        unexpected = (
+            f"{key} is not in the golden image" for key, j in deviation.judged().items() if j.counted
+        )
+        return Judgement(Verdict.DEGRADED, tuple(unexpected), share, shares)
+    return Judgement(Verdict.OK, ("every golden edge is as it should be",), share, shares)
+
+
+def _doubt_of(view: View, found: Sequence[Symptom], now_s: float) -> str:
+    """Why the symptoms do not suffice for an action, if they do not: one that is solid is enough."""
+    doubts = [_doubt_of_one(view, symptom, now_s) for symptom in found]
+    return doubts[0] if all(doubts) else ""
+
+
+def _doubt_of_one(view: View, symptom: Symptom, now_s: float) -> str:
+    if symptom.uncalled:
+        return f"{symptom.key.source} is not called on itself"
+    live = view.graph.get(symptom.key)
+    if symptom.judged.state is not EdgeState.FAILING or live is None:
+        return view.vcds[symptom.key.source].loss_doubt(now_s)
+    stuck = live.oldest_pending_s is not None and now_s - live.oldest_pending_s >= view.policy.confirm_s
+    proved = stuck or live.failures_since_ok >= FAILURES_PROVE
+    return "" if proved else f"{symptom.key}: a single failed attempt is no proof yet"
+
+
+def _doubts(view: View) -> list[str]:
+    vcds = view.vcds.values()
+    doubts = [f"the agent of {vcd.name} is silent" for vcd in vcds if vcd.seen_since_s is None]
+    for vcd in vcds:
+        if vcd.missing_probes:
+            doubts.append(f"the agent of {vcd.name} lacks {', '.join(vcd.missing_probes)}")
+        if vcd.power in DOWN:
+            doubts.append(f"{vcd.name} is {vcd.power}, and nothing calls on it")
+    return doubts
