@@ -15,7 +15,7 @@ from dma import doctor, watch
 from dma.capture.plans import AUTO, OPENERS, open_capture
 from dma.capture.target import Target
 from dma.flow import CaptureError
-from dma.naming.names import Names
+from dma.naming.methods import Naming, open_names
 from dma.run import run
 
 
@@ -73,7 +73,7 @@ def watch_command(
     with (
         reported(),
         open_capture(Target(netns=netns, cgroup=cgroup), plan=plan) as capture,
-        Names(reverse_dns=reverse_dns) as names,
+        open_names(naming=Naming(reverse_dns=reverse_dns)) as names,
     ):
         for probe in capture.probes:
             if probe.problem:

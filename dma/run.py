@@ -16,7 +16,7 @@ from dma.capture.plans import AUTO, OPENERS, open_capture
 from dma.capture.target import Target
 from dma.flow import Capture, CaptureError
 from dma.namespace import NamespaceError, enter_network
-from dma.naming.names import Names
+from dma.naming.methods import Naming, open_names
 from dma.notify import notify
 from dma.observation import Observation
 from dma.report import Identity, Report
@@ -42,7 +42,7 @@ class Settings:
     netns: Path | None
     cgroup: Path | None
     root: Path
-    reverse_dns: bool
+    naming: Naming
 
 
 def _configure(context: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -143,7 +143,7 @@ def run(
         netns=netns,
         cgroup=cgroup,
         root=root,
-        reverse_dns=reverse_dns,
+        naming=Naming(reverse_dns=reverse_dns),
     )
     try:
         if netns:
@@ -162,7 +162,7 @@ async def _watch(settings: Settings) -> None:
     with contextlib.ExitStack() as stack:
         capture = stack.enter_context(open_capture(target, plan=settings.plan))
         log.info("attached", plan=capture.plan, loader=capture.loader, **_problems(capture))
-        names = stack.enter_context(Names(settings.root, reverse_dns=settings.reverse_dns))
+        names = stack.enter_context(open_names(settings.root, settings.naming))
         urgency = stack.enter_context(Urgency(capture))
         observation = Observation(capture, names, cgroup=settings.cgroup)
         report = Report(settings.identity, observation, generation=settings.generation)

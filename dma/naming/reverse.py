@@ -8,49 +8,45 @@ import time
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import NamedTuple
 
-from dma.flow import Address
+from dma.flow import Address, Destination
 from dma.naming import ptr
-from dma.naming.name import Name, Source
+from dma.naming.cache import Cache
+from dma.naming.method import Counters, Place
+from dma.naming.name import CONFIDENCE, Name, Source
 from dma.rooted import RootedError, read_rooted
 
 RESOLV_CONF = Path("etc/resolv.conf")
 PORT = 53
-CONFIDENCE = 60
 
 THREADS = 2
 QUEUE = 256
-CACHE = 4096
 TIMEOUT_S = 1.0
 GAP_S = 0.1
 """Between two questions of one thread: at most 20 a second in all."""
 MIN_TTL_S, MAX_TTL_S, NEGATIVE_TTL_S = 10.0, 3600.0, 60.0
+GRACE_S = 4.0
+"""For which an expired name still stands while its successor is asked for."""
 _MESSAGE_BYTES = 4096
-
-
-class _Cached(NamedTuple):
-    names: tuple[Name, ...]
-    until_s: float
 
 
 class ReverseDns:
     """A cache in front of two threads that ask; closes.
 
     A look-up never waits: it answers with what is known and has the rest asked for. Failures count, and are remembered
-    as no name for a minute.
+    as no name for a minute. Look-ups for which the queue has no room are dropped, and asked again
+    when they are looked up again. See ``dma.naming.method.Method``.
     """
 
+    source = Source.REVERSE_DNS
+
     def __init__(self, root: Path, *, port: int = PORT) -> None:
-        self.failures = 0
-        self.dropped = 0
-        """Look-ups for which the queue had no room; they are asked again when they are looked up again."""
+        self.counters = Counters()
         self._root = root
         self._port = port
-        self._cache: dict[Address, _Cached] = {}
+        self._cache = Cache(grace_s=GRACE_S)
         self._waiting: set[Address] = set()
         self._asked: queue.Queue[Address | None] = queue.Queue(QUEUE)
-        self._changed: set[Address] = set()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         for number in range(THREADS):
@@ -63,26 +59,26 @@ class ReverseDns:
             with suppress(queue.Full):  # then they have work, and look at the event after it
                 self._asked.put_nowait(None)
 
-    def lookup(self, address: Address) -> tuple[Name, ...]:
-        """What is known; an expired name still stands until its successor is known."""
-        with self._lock:
-            cached = self._cache.get(address)
-            if (cached is None or cached.until_s < time.monotonic()) and address not in self._waiting:
-                self._ask(address)
-            return cached.names if cached else ()
+    def lookup(self, destination: Destination) -> tuple[Name, ...]:
+        """What is known; what is not, or no longer, is asked for."""
+        address = destination.address
+        if not self._cache.knows(Place(address)):
+            self._ask(address)
+        return self._cache.lookup(address, destination.port)
 
     def changed(self) -> set[Address]:
         """The addresses whose names changed since the last call."""
-        with self._lock:
-            changed, self._changed = self._changed, set()
-            return changed
+        return self._cache.changed()
 
     def _ask(self, address: Address) -> None:
-        try:
-            self._asked.put_nowait(address)
-            self._waiting.add(address)
-        except queue.Full:
-            self.dropped += 1
+        with self._lock:
+            if address in self._waiting:
+                return
+            try:
+                self._asked.put_nowait(address)
+                self._waiting.add(address)
+            except queue.Full:
+                self.counters.dropped += 1
 
     def _work(self) -> None:
         while (address := self._asked.get()) is not None and not self._stopped.is_set():
@@ -91,21 +87,16 @@ class ReverseDns:
             self._stopped.wait(GAP_S)
 
     def _keep(self, address: Address, answer: ptr.Answer | None) -> None:
-        now_s = time.monotonic()
-        until_s = now_s + (min(max(answer.ttl_s, MIN_TTL_S), MAX_TTL_S) if answer else NEGATIVE_TTL_S)
-        if answer and not answer.names:
-            until_s = now_s + NEGATIVE_TTL_S
-        names = answer.names if answer else ()
-        found = tuple(Name(name, Source.REVERSE_DNS, CONFIDENCE, until_s) for name in names)
+        found = answer.names if answer else ()
+        ttl_s = min(max(answer.ttl_s, MIN_TTL_S), MAX_TTL_S) if answer and found else NEGATIVE_TTL_S
+        until_s = time.monotonic() + ttl_s
+        confidence = CONFIDENCE[self.source]
+        names = [Name(name, self.source, confidence, until_s) for name in found]
+        self._cache.settle(Place(address), names, until_s=until_s)
         with self._lock:
             self._waiting.discard(address)
-            self.failures += answer is None
-            before = self._cache.pop(address, None)
-            if len(self._cache) >= CACHE:
-                del self._cache[next(iter(self._cache))]
-            self._cache[address] = _Cached(found, until_s)
-            if found != (before.names if before else ()):
-                self._changed.add(address)
+            self.counters.failures += answer is None
+            self.counters.answers += answer is not None
 
     def _resolve(self, address: Address) -> ptr.Answer | None:
         """Ask one server after the other; None when none of them gives an answer."""

@@ -2,32 +2,45 @@
 
 from pathlib import Path
 
-from dma.flow import Transport
-from dma.naming.name import Name, Source
+from dma.flow import Address, Destination, Transport
+from dma.naming.method import Counters
+from dma.naming.name import CONFIDENCE, Name, Source
 from dma.rooted import RootedError, read_rooted
 
 PATH = Path("etc/services")
-CONFIDENCE = 20
-
 _TRANSPORTS = {"tcp": Transport.TCP, "udp": Transport.UDP}
 
 
 class ServicesDatabase:
-    """``/etc/services`` below ``root``, or this machine's own where there is none, as in most container images."""
+    """``/etc/services`` below ``root``, or this machine's own where there is none, as in most container images.
+
+    See ``dma.naming.method.Method``.
+    """
+
+    source = Source.WELL_KNOWN_PORT
 
     def __init__(self, root: Path) -> None:
-        self.failures = 0
+        self.counters = Counters()
         self._names: dict[tuple[Transport, int], tuple[Name, ...]] = {}
         for place in (root, Path("/")):
             try:
                 self._names = parse_services(read_rooted(place, PATH))
+                self.counters.answers += 1
                 return
-            except RootedError:
-                self.failures += 1
+            except RootedError as e:
+                self.counters.failures += 1
+                self.counters.problem = str(e)
 
-    def lookup(self, transport: Transport, port: int) -> tuple[Name, ...]:
+    def lookup(self, destination: Destination) -> tuple[Name, ...]:
         """The official name of the port."""
-        return self._names.get((transport, port), ())
+        return self._names.get((destination.transport, destination.port), ())
+
+    def changed(self) -> set[Address]:
+        """None: the file is read once."""
+        return set()
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def parse_services(text: str) -> dict[tuple[Transport, int], tuple[Name, ...]]:
@@ -40,5 +53,7 @@ def parse_services(text: str) -> dict[tuple[Transport, int], tuple[Name, ...]]:
         port, _, protocol = fields[1].partition("/")
         if protocol in _TRANSPORTS and port.isdecimal():
             key = _TRANSPORTS[protocol], int(port)
-            names.setdefault(key, (Name(fields[0], Source.WELL_KNOWN_PORT, CONFIDENCE),))
+            names.setdefault(
+                key, (Name(fields[0], Source.WELL_KNOWN_PORT, CONFIDENCE[Source.WELL_KNOWN_PORT]),)
+            )
     return names

@@ -11,7 +11,7 @@ import pytest
 import dma.stream
 from dm.v1 import agent_pb2
 from dma.flow import Failure, Loss
-from dma.naming.names import Names
+from dma.naming.methods import Naming, open_names
 from dma.observation import Observation
 from dma.report import CHUNK, Identity, Report
 from dma.stream import Reporter
@@ -32,7 +32,7 @@ def socket_path(tmp_path: Path) -> Path:
 async def reporting(capture: ScriptedCapture, target: str, **how: int) -> AsyncIterator[Reporter]:
     """An agent at work."""
     identity = Identity(stack="shop", vcd="web", version="1", interval_s=INTERVAL_S)
-    with capture, Names(reverse_dns=False) as names, Urgency(capture) as urgency:
+    with capture, open_names(naming=Naming(reverse_dns=False)) as names, Urgency(capture) as urgency:
         report = Report(identity, Observation(capture, names), **how)
         reporter = Reporter(report, urgency, target=target)
         task = asyncio.create_task(reporter.run())

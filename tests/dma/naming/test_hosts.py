@@ -7,6 +7,7 @@ import pytest
 
 from dma.naming.hosts import ALIAS, CANONICAL, HostsFile, parse_hosts
 from dma.naming.name import Name, Source
+from tests.dma.naming.places import calling
 
 TEXT = """
 127.0.0.1   localhost
@@ -35,20 +36,22 @@ def test_every_line_of_an_address_counts(root: Path) -> None:
         ("db", ALIAS),
         ("postgres", CANONICAL),
     ]
-    assert HostsFile(root).lookup(ip_address("fd00::5")) == (Name("db.shop", Source.HOSTS_FILE, CANONICAL),)
+    assert HostsFile(root).lookup(calling(ip_address("fd00::5"))) == (
+        Name("db.shop", Source.HOSTS_FILE, CANONICAL),
+    )
     assert ip_address("127.0.0.1") not in names
     assert not names[ip_address("198.18.0.6")]
 
 
 def test_a_changed_file_is_read_again(root: Path) -> None:
-    """A refresh names exactly the addresses whose names changed, also when the file goes away and comes back."""
+    """A change names exactly the addresses whose names changed, also when the file goes away and comes back."""
     hosts = HostsFile(root)
-    assert hosts.refresh() == set()
+    assert hosts.changed() == set()
     path = root / "etc" / "hosts"
     path.write_text(TEXT.replace("fd00::5     db.shop", "fd00::5 other"))
-    assert hosts.refresh() == {ip_address("fd00::5")}
+    assert hosts.changed() == {ip_address("fd00::5")}
     path.unlink()
-    assert ip_address("198.18.0.5") in hosts.refresh()
-    assert hosts.failures == 1
+    assert ip_address("198.18.0.5") in hosts.changed()
+    assert hosts.counters.failures == 1
     path.write_text(TEXT)
-    assert ip_address("198.18.0.5") in hosts.refresh()
+    assert ip_address("198.18.0.5") in hosts.changed()

@@ -13,6 +13,7 @@ import pytest
 from dma.naming import reverse
 from dma.naming.reverse import QUEUE, ReverseDns, name_servers
 from tests.dma.capture.lab import CLIENT_V4, CLIENT_V6, SERVER_V4, Cable, within
+from tests.dma.naming.places import calling
 
 AARDVARK = Path("/usr/lib/podman/aardvark-dns")
 DEADLINE_S = 5.0
@@ -68,11 +69,11 @@ def test_names_are_found_behind_the_back(
         closing(within(network.client, lambda: ReverseDns(root))) as resolver,
     ):
         begin_s = time.monotonic()
-        assert resolver.lookup(DATABASE_V4) == resolver.lookup(DATABASE_V6) == ()
+        assert resolver.lookup(calling(DATABASE_V4)) == resolver.lookup(calling(DATABASE_V6)) == ()
         assert time.monotonic() - begin_s < 0.05
-        until(lambda: resolver.lookup(DATABASE_V4) and resolver.lookup(DATABASE_V6))
-        assert {one.name for one in resolver.lookup(DATABASE_V6)} == {"db", "db-alias"}
-        assert all((one.expires_s or 0) > time.monotonic() for one in resolver.lookup(DATABASE_V4))
+        until(lambda: resolver.lookup(calling(DATABASE_V4)) and resolver.lookup(calling(DATABASE_V6)))
+        assert {one.name for one in resolver.lookup(calling(DATABASE_V6))} == {"db", "db-alias"}
+        assert all((one.expires_s or 0) > time.monotonic() for one in resolver.lookup(calling(DATABASE_V4)))
         assert resolver.changed() == {DATABASE_V4, DATABASE_V6}
         assert resolver.changed() == set()
 
@@ -81,10 +82,10 @@ def test_a_dead_server_costs_a_counter(root: Path, network: Cable, monkeypatch: 
     """Where nobody answers, a failure is counted once and remembered, and a look-up still does not wait."""
     monkeypatch.setattr(reverse, "TIMEOUT_S", 0.1)
     with closing(within(network.client, lambda: ReverseDns(root))) as resolver:
-        assert resolver.lookup(NOBODY) == ()
-        until(lambda: resolver.failures)
-        assert resolver.lookup(NOBODY) == ()
-        assert (resolver.failures, resolver.changed()) == (1, set())
+        assert resolver.lookup(calling(NOBODY)) == ()
+        until(lambda: resolver.counters.failures)
+        assert resolver.lookup(calling(NOBODY)) == ()
+        assert (resolver.counters.failures, resolver.changed()) == (1, set())
 
 
 def test_the_queue_is_bounded(root: Path, network: Cable) -> None:
@@ -92,8 +93,8 @@ def test_the_queue_is_bounded(root: Path, network: Cable) -> None:
     with closing(within(network.client, lambda: ReverseDns(root))) as resolver:
         for _ in range(2):
             for number in range(QUEUE + 40):
-                resolver.lookup(ip_address(int(ip_address("198.18.5.0")) + number))
-        assert 38 <= resolver.dropped <= 80
+                resolver.lookup(calling(ip_address("198.18.5.0") + number))
+        assert 38 <= resolver.counters.dropped <= 80
 
 
 def test_name_servers_are_taken_as_the_c_library_does() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dma.flow import Transport
 from dma.naming.services import ServicesDatabase, parse_services
+from tests.dma.naming.places import calling
 
 
 def test_the_first_official_name_counts() -> None:
@@ -19,8 +20,8 @@ def test_the_first_official_name_counts() -> None:
 
 def test_the_machines_own_database_comes_first(tmp_path: Path) -> None:
     """The database of the watched machine is used where there is one, else this machine's."""
-    own = ServicesDatabase(tmp_path).lookup(Transport.TCP, 22)
+    own = ServicesDatabase(tmp_path).lookup(calling(port=22))
     assert [one.name for one in own] == (["ssh"] if Path("/etc/services").exists() else [])
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "services").write_text("shop 22/tcp\n")
-    assert [one.name for one in ServicesDatabase(tmp_path).lookup(Transport.TCP, 22)] == ["shop"]
+    assert [one.name for one in ServicesDatabase(tmp_path).lookup(calling(port=22))] == ["shop"]
