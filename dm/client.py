@@ -5,6 +5,8 @@ import re
 import grpc
 import grpc.aio
 
+from dm import peer
+from dm.peer import ManagerError, is_local
 from dm.tls import Tls, TlsError
 
 __all__ = ("MAX_MESSAGE_BYTES", "ManagerError", "Tls", "TlsError", "connect", "explain", "is_local")
@@ -26,38 +28,15 @@ _OPTIONS = (
 _PLAIN = (*_OPTIONS, ("grpc.min_reconnect_backoff_ms", 200))
 _ENCRYPTED = (*_OPTIONS, ("grpc.min_reconnect_backoff_ms", 3_000))
 
-_NOBODY = "no manager answers at {target}: is it running? (start one with `dm serve` or `idm up`)"
 _HANDSHAKES = (
-    (
-        "unable to get local issuer",
-        "the manager at {target} has a certificate of another CA: name its stack's CA",
-    ),
-    (
-        "has expired",
-        "the certificate of the manager at {target} has expired: renew it, or set this machine's clock",
-    ),
-    (
-        "not yet valid",
-        "the certificate of the manager at {target} is not valid yet: set this machine's clock",
-    ),
-    (
-        "Hostname Verification",
-        "the certificate of the manager at {target} is not for this address: use one it names",
-    ),
-    (
-        "WRONG_VERSION_NUMBER",
-        "what answers at {target} speaks no TLS: leave out the certificates, or check the port",
-    ),
-    (
-        "failed to connect.*Socket closed",
-        "the manager at {target} hung up: it wants TLS (--tls-ca, --tls-cert, --tls-key), or trusts another CA",
-    ),
+    ("unable to get local issuer", peer.ANOTHER_CA),
+    ("has expired", peer.EXPIRED),
+    ("not yet valid", peer.NOT_YET),
+    ("Hostname Verification", peer.ANOTHER_ADDRESS),
+    ("WRONG_VERSION_NUMBER", peer.NO_TLS),
+    ("failed to connect.*Socket closed", peer.HUNG_UP),
 )
 """What gRPC says when two sides do not come together, as patterns, and what that means."""
-
-
-class ManagerError(Exception):
-    """The manager cannot be reached or refused; the message is one line that says what to do."""
 
 
 def connect(target: str, *, tls: Tls | None = None) -> grpc.aio.Channel:
@@ -69,10 +48,7 @@ def connect(target: str, *, tls: Tls | None = None) -> grpc.aio.Channel:
     if target.startswith("unix:") or (tls is None and is_local(target)):
         return grpc.aio.insecure_channel(target, options=_PLAIN)
     if tls is None:
-        raise ManagerError(
-            f"{target} is not on this machine: use unix:/path/to/dm.sock, a loopback address, or TLS "
-            "(--tls-ca, --tls-cert and --tls-key)"
-        )
+        raise ManagerError(peer.UNENCRYPTED.format(target=target))
     try:
         material = tls.load()
     except TlsError as error:
@@ -81,23 +57,17 @@ def connect(target: str, *, tls: Tls | None = None) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(target, credentials, options=_ENCRYPTED)
 
 
-def is_local(target: str) -> bool:
-    """Whether an address in gRPC's form stays on this machine."""
-    host = target.rpartition(":")[0]
-    return target.startswith("unix:") or host in ("127.0.0.1", "localhost", "[::1]")
-
-
 def explain(error: grpc.RpcError, *, target: str) -> ManagerError:
     """The error of a call, as one line for a person."""
     code = error.code() if isinstance(error, grpc.aio.AioRpcError) else None
     details = (error.details() or "") if isinstance(error, grpc.aio.AioRpcError) else str(error)
     if code is grpc.StatusCode.UNAVAILABLE:
         signs = () if target.startswith("unix:") else _HANDSHAKES
-        doubt = next((words for sign, words in signs if re.search(sign, details)), _NOBODY)
+        doubt = next((words for sign, words in signs if re.search(sign, details)), peer.NOBODY)
         return ManagerError(doubt.format(target=target))
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return ManagerError(f"the manager at {target} did not answer in time: see its log")
+        return ManagerError(peer.LATE.format(target=target))
     if code is grpc.StatusCode.INTERNAL and details == "Internal error from Core":
         # A stream that ends while something is being written: gRPC's client forgets what the manager said.
-        return ManagerError(f"the manager at {target} ended the stream: see its log")
+        return ManagerError(peer.ENDED.format(target=target))
     return ManagerError(details or f"the call failed with {code}")

@@ -43,6 +43,13 @@ class Tls:
         self._try(server=server)
         return material
 
+    def client_context(self) -> ssl.SSLContext:
+        """What a client encrypts HTTP/2 with. Raises :class:`TlsError`."""
+        self.load()
+        context = self._context(ssl.PROTOCOL_TLS_CLIENT)
+        context.set_alpn_protocols(["h2"])
+        return context
+
     def _try(self, *, server: bool) -> None:
         """Hold a handshake with ourselves, in memory, in which the other side knows nothing but the CA."""
         theirs = self._context(ssl.PROTOCOL_TLS_CLIENT if server else ssl.PROTOCOL_TLS_SERVER)

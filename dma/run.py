@@ -10,8 +10,10 @@ from pathlib import Path
 import click
 import structlog
 
-from dm.client import ManagerError, Tls, TlsError, connect
+from dm.peer import ManagerError
+from dm.tls import Tls, TlsError
 from dma import config, logs
+from dma.call import first_of, transport
 from dma.capture.plans import AUTO, OPENERS, open_capture
 from dma.capture.target import Target
 from dma.flow import Capture, CaptureError
@@ -20,7 +22,7 @@ from dma.naming.methods import Naming, open_names
 from dma.notify import notify
 from dma.observation import Observation
 from dma.report import Identity, Report
-from dma.stream import Reporter, first_of
+from dma.stream import Reporter
 from dma.urgency import Urgency
 
 OWN_NETNS = Path("/proc/self/ns/net")
@@ -156,7 +158,7 @@ def run(
 async def _watch(settings: Settings) -> None:
     """Attach first, so that no connection falls between what is captured and what was there before."""
     # An address that cannot work is refused before anything is attached.
-    await connect(settings.manager, tls=settings.tls).close()
+    transport(settings.manager, tls=settings.tls)
     # Its path may name another namespace by now; the one that was entered is this process's own.
     target = Target(netns=OWN_NETNS if settings.netns else None, cgroup=settings.cgroup)
     with contextlib.ExitStack() as stack:

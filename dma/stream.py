@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import NoReturn
 
-import grpc
-import grpc.aio
 import structlog
 
-from dm.client import ManagerError, Tls, connect, explain
+from dm import peer
+from dm.peer import ManagerError
+from dm.tls import Tls
 from dm.v1 import agent_pb2
 from dm.v1.agent_service_pb2 import ReportRequest, ReportResponse
-from dm.v1.agent_service_pb2_grpc import AgentServiceStub
+from dma.call import Call, calling, first_of
 from dma.netlink import NetlinkError
 from dma.reconnect import destroy_connections
 from dma.report import Report
@@ -22,10 +22,10 @@ from dma.urgency import Urgency
 PEER_TIMEOUT_S = 10.0
 """A manager that takes longer to answer a greeting, or to take in a message, is left and called anew."""
 FIRST_DELAY_S, LAST_DELAY_S = 0.2, 2.0
+IDLE_INTERVALS = 2
+"""Who has nothing to say says so only that often; what is urgent wakes it at any time."""
 
 log = structlog.get_logger()
-
-Call = grpc.aio.StreamStreamCall[ReportRequest, ReportResponse]
 
 
 class _RedirectedError(Exception):
@@ -88,12 +88,11 @@ class _Stream:
 
     async def run(self) -> NoReturn:
         """Speak and listen until either fails with :class:`ManagerError` or ``_RedirectedError``."""
-        async with connect(self._target, tls=self._tls) as channel:
-            call = AgentServiceStub(channel).Report()
+        async with calling(self._target, tls=self._tls) as call:
             try:
                 await self._greet(call)
                 async with asyncio.timeout(PEER_TIMEOUT_S):
-                    self._take(await self._read(call))
+                    self._take(await call.receive())
                 log.info("connected", target=self._target, generation=self._report.generation)
                 self.welcomed = True
                 # Python 3.11 counts a task as cancelled for ever when a child of its group fails while only children
@@ -102,9 +101,7 @@ class _Stream:
                     group.create_task(self._listen(call))
                     await self._speak(call)
             except TimeoutError as e:
-                raise ManagerError(f"the manager at {self._target} does not answer: see its log") from e
-            finally:
-                call.cancel()
+                raise ManagerError(peer.LATE.format(target=self._target)) from e
 
     async def _greet(self, call: Call) -> None:
         self._greeting_due = False
@@ -113,7 +110,7 @@ class _Stream:
 
     async def _listen(self, call: Call) -> NoReturn:
         while True:
-            self._take(await self._read(call))
+            self._take(await call.receive())
 
     async def _speak(self, call: Call) -> NoReturn:
         """The whole table at once, then what is urgent soon and the rest each interval."""
@@ -122,9 +119,13 @@ class _Stream:
         while True:
             if self._greeting_due:
                 await self._greet(call)
-            await self._write(call, self._report.urgent() if urgent else self._report.regular())
-            if not urgent:
-                tick_s = max(tick_s + interval_s, loop.time())
+            said = self._report.urgent() if urgent else self._report.regular()
+            await self._write(call, said)
+            if urgent:
+                tick_s = min(tick_s, loop.time() + interval_s)
+            else:
+                intervals = IDLE_INTERVALS if said[0].HasField("heartbeat") else 1
+                tick_s = max(tick_s + intervals * interval_s, loop.time())
             urgent = await self._urgency.wait(tick_s)
 
     def _take(self, response: ReportResponse) -> None:
@@ -141,26 +142,13 @@ class _Stream:
             case _:  # an acknowledgement: after a break everything is sent again anyway
                 pass
 
-    async def _read(self, call: Call) -> ReportResponse:
-        try:
-            response = await call.read()
-        except grpc.aio.AioRpcError as e:
-            raise explain(e, target=self._target) from e
-        if not isinstance(response, ReportResponse):
-            raise ManagerError(f"the manager at {self._target} ended the stream: see its log")
-        return response
-
     async def _write(self, call: Call, requests: Sequence[ReportRequest]) -> None:
         try:
             for request in requests:
                 async with asyncio.timeout(PEER_TIMEOUT_S):
-                    await call.write(request)
+                    await call.send(request)
         except TimeoutError as e:
             raise ManagerError(f"the manager at {self._target} takes nothing in: see its log") from e
-        except asyncio.InvalidStateError as e:
-            raise ManagerError(f"the manager at {self._target} ended the stream: see its log") from e
-        except grpc.aio.AioRpcError as e:
-            raise explain(e, target=self._target) from e
 
 
 def _reconnect(request: agent_pb2.Reconnect) -> None:
@@ -177,9 +165,3 @@ def _heed_cancellation() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
-
-
-def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error in a group, however deep: the others are those of tasks that it took down."""
-    first = group.exceptions[0]
-    return first_of(first) if isinstance(first, BaseExceptionGroup) else first

@@ -11,7 +11,7 @@ import pytest
 from tests.stubs import PROTO, ROOT, generate
 
 PACKAGES = ("dma", "dm", "idm")
-ALLOWED = {"dma": {"dm.v1", "dm.client"}, "idm": {"dm.v1", "dm.client"}, "dm": set()}
+ALLOWED = {"dma": {"dm.v1", "dm.peer", "dm.tls"}, "idm": {"dm.v1", "dm.client"}, "dm": set()}
 PURE = ("edge", "graph", "golden", "deviation", "blame", "evidence", "vcd", "verdict", "rollback", "stack")
 IMPURE_MODULES = {"asyncio", "grpc", "os", "pathlib", "random", "socket", "sqlite3", "subprocess", "time"}
 FEW = {"bcc": 1, "libvirt": 2, "podman": 1, "ctypes": 3, "pyroute2": 4}
