@@ -1,16 +1,44 @@
-"""One agent per VCD, on the host beside it: replaced whenever its VCD becomes another instance."""
+"""One agent per VCD, and the agents of containers: on the host beside them, replaced with the instance."""
 
 import asyncio
 import sys
 from collections.abc import Mapping
+from typing import Protocol
 
 from idm.driver import Instance
 from idm.home import Home
 from idm.supervise import Child, Supervisor
 
+AGENTS_S = 30.0
 
-class Agents:
+
+class Agents(Protocol):
     """The agents of one stack, in line with its instances."""
+
+    def expect(self, vcd: str, generation: int) -> None:
+        """Agents of this VCD that start from now on have this generation; an older one than known is ignored."""
+
+    def expect_all(self, generations: Mapping[str, int]) -> None:
+        """The same for several."""
+
+    def follow(self, instance: Instance) -> None:
+        """Watch this instance from now on, instead of any earlier one of its VCD."""
+
+    async def settle(self) -> None:
+        """Bring all agents in line now; new ones are not ready yet when this returns."""
+
+    async def ready(self) -> int:
+        """Wait for the agents of all instances that can have one by now; returns how many there are.
+
+        Raises :class:`idm.errors.DeployError` that says why one is not ready.
+        """
+
+    async def run(self) -> None:
+        """Start, replace and end agents as their VCDs change, until cancelled."""
+
+
+class HostAgents:
+    """Children of the deployer, one in the network namespace of each container."""
 
     def __init__(self, supervisor: Supervisor, home: Home, *, stack: str, interval_ms: int) -> None:
         self._supervisor = supervisor
@@ -49,6 +77,12 @@ class Agents:
             async with asyncio.TaskGroup() as tasks:
                 for vcd, child in self._wanted.items():
                     tasks.create_task(self._settle(agent_name(vcd), child))
+
+    async def ready(self) -> int:
+        """Wait for the agents of all instances that have a network by now; returns how many there are."""
+        names = [agent_name(vcd) for vcd, child in self._wanted.items() if child is not None]
+        await self._supervisor.ready(names, timeout_s=AGENTS_S)
+        return len(names)
 
     async def _settle(self, agent: str, child: Child | None) -> None:
         kept = self._supervisor.child(agent)

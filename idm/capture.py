@@ -9,11 +9,12 @@ from dm.v1.golden_service_pb2 import CaptureGoldenRequest, DeleteGoldenRequest, 
 from dm.v1.golden_service_pb2_grpc import GoldenServiceStub
 from dm.v1.stack_service_pb2 import GetGraphRequest
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
-from idm.deployment import CALL_S, Stack, call
+from idm.deployment import Stack
 from idm.driver import DriverError, Snapshot
 from idm.errors import DeployError
 from idm.launch import last_line
 from idm.lock import lock
+from idm.manager import CALL_S, call
 from idm.snapshots import expire, name_tag
 
 QUIET_S = 3.0

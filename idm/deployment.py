@@ -1,55 +1,58 @@
 """What runs while a stack is deployed: manager and agents, the view of the instances, the stream to the manager."""
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from ipaddress import IPv4Address
 
-import grpc
-import grpc.aio
+import structlog
 
-from dm.client import ManagerError, connect, explain
 from dm.v1.rollback_service_pb2 import Rollback
-from dm.v1.stack_pb2 import StackSpec, Status
-from dm.v1.stack_service_pb2 import (
-    ApplyStackRequest,
-    ApplyStackResponse,
-    GetStatusRequest,
-    ListStacksRequest,
-)
+from dm.v1.stack_pb2 import StackSpec
+from dm.v1.stack_service_pb2 import ApplyStackRequest, ApplyStackResponse
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
-from idm.agents import Agents
+from idm.agents import Agents, HostAgents
 from idm.attend import Attendant
+from idm.ca import Authority
 from idm.declaration import declare, report
+from idm.delivery.agent import agent_payload
+from idm.delivery.agents import GuestAgents
+from idm.delivery.guest import Shell
+from idm.delivery.payload import Payload
 from idm.driver import Driver, Instance
+from idm.errors import DeployError
 from idm.executor import Executor
 from idm.home import Home
 from idm.journal import Journal, Launch
+from idm.manager import CALL_S, answers, call, endpoint, heard, manager
 from idm.manifest import Manifest
 from idm.observe import Observer
 from idm.process import find
+from idm.sockets import destroy
 from idm.supervise import Child, Supervisor
 
 MANAGER_S = 20.0
-CALL_S = 10.0
 TIDY_S = 30.0
 # A restore that is under way is finished before a deployer ends.
 FINISH_S = 20.0
 DEPLOYS = "deploys this stack"
 
-Answer = TypeVar("Answer")
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Stack:
-    """One stack on this host, as its manifest and the host's settings have it."""
+    """One stack on this host, as its manifest and the host's settings have it.
+
+    ``guests`` runs programs in its VMs, whose agents are services of theirs; containers are watched from this host.
+    """
 
     manifest: Manifest
     fingerprint: str
     home: Home
     driver: Driver
+    guests: Shell | None = None
 
     @property
     def name(self) -> str:
@@ -60,6 +63,25 @@ class Stack:
     def vcds(self) -> list[str]:
         """The names of its VCDs."""
         return list(self.manifest.vcd)
+
+    def payload(self, vcd: str) -> Payload:
+        """What the agent in a guest has to know now; blocking. Raises ``CaError``."""
+        address, port = endpoint(self.manifest)
+        return agent_payload(
+            manager=f"{address}:{port}",
+            stack=self.name,
+            vcd=vcd,
+            interval_ms=self.manifest.agent.interval_ms,
+            tls=Authority(self.home.authority, self.name).vcd(vcd),
+        )
+
+    def manager(self) -> Child:
+        """The manager that this stack needs, with a certificate that is good for long; blocking. Raises ``CaError``."""
+        if self.guests is None:
+            return manager(self.home)
+        address, port = endpoint(self.manifest)
+        tls = Authority(self.home.authority, self.name).manager([IPv4Address(address)])
+        return manager(self.home, listen=f"{address}:{port}", tls=tls)
 
 
 @dataclass
@@ -80,8 +102,7 @@ class Deployment:
 
     def __post_init__(self) -> None:
         stack, home = self.stack, self.stack.home
-        interval_ms = stack.manifest.agent.interval_ms
-        self.agents = Agents(self.supervisor, home, stack=stack.name, interval_ms=interval_ms)
+        self.agents = self._agents()
         self.observer = Observer(stack.driver, stack.vcds, on_change=self._on_change)
         self.executor = Executor(
             stack.driver, self.journal, home, expect=self.agents.expect, changed=self.observer.look
@@ -103,9 +124,9 @@ class Deployment:
         home = self.stack.home
         if (child := find(home.run, "dm")) is not None:
             child[1].close()
-        elif await _answers(home.target):
+        elif await answers(home.target):
             return
-        self.supervisor.keep(manager(home))
+        self.supervisor.keep(await asyncio.to_thread(self.stack.manager))
         await self.supervisor.ready(["dm"], timeout_s=MANAGER_S)
 
     async def apply(self) -> None:
@@ -143,6 +164,26 @@ class Deployment:
         while True:
             await asyncio.sleep(TIDY_S)
             await asyncio.to_thread(self.supervisor.trim_logs)
+            try:
+                # A certificate that has become old is issued anew, and the manager takes what it finds there.
+                await asyncio.to_thread(self.stack.manager)
+            except DeployError as e:
+                _log.warning("certificates are not renewed", problem=str(e))
+
+    def _agents(self) -> Agents:
+        stack, manifest = self.stack, self.stack.manifest
+        if stack.guests is None:
+            interval_ms = manifest.agent.interval_ms
+            return HostAgents(self.supervisor, stack.home, stack=stack.name, interval_ms=interval_ms)
+        _, port = endpoint(manifest)
+        return GuestAgents(
+            stack.guests,
+            stack.vcds,
+            payload=stack.payload,
+            heard=lambda: heard(stack.home.target, stack.name),
+            gone=lambda vcd: destroy(manifest.vcd[vcd].address, port=port),
+            installers={},
+        )
 
     def _on_change(self, instance: Instance) -> None:
         self.agents.follow(instance)
@@ -170,38 +211,3 @@ async def deploying(
         finally:
             deployment.stop()
             supervisor.release()
-
-
-async def call(target: str, request: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> Answer:
-    """One call to the manager on a channel of its own. Raises ``ManagerError``."""
-    try:
-        async with connect(target) as channel:
-            return await request(channel)
-    except grpc.aio.AioRpcError as e:
-        raise explain(e, target=target) from e
-
-
-async def _answers(target: str) -> bool:
-    """Whether a manager is there."""
-    try:
-        await call(
-            target, lambda channel: StackServiceStub(channel).ListStacks(ListStacksRequest(), timeout=CALL_S)
-        )
-    except ManagerError:
-        return False
-    return True
-
-
-async def status(stack: Stack) -> Status:
-    """The stack as it is judged now. Raises ``ManagerError``."""
-    request = GetStatusRequest(stack=stack.name)
-    reply = await call(
-        stack.home.target, lambda channel: StackServiceStub(channel).GetStatus(request, timeout=CALL_S)
-    )
-    return reply.status
-
-
-def manager(home: Home) -> Child:
-    """The manager of this home."""
-    command = [sys.executable, "-P", "-m", "dm", "serve"]
-    return Child("dm", (*command, "--listen", home.target, "--state", str(home.manager_store)), notifies=True)

@@ -37,6 +37,11 @@ class Home:
         return self.state / "idm.sqlite"
 
     @property
+    def authority(self) -> Path:
+        """The stack's certificate authority and what it has issued."""
+        return self.state / "ca"
+
+    @property
     def deployer_lock(self) -> Path:
         """Held by the one process that deploys this stack."""
         return self.run / "idm.lock"

@@ -12,7 +12,6 @@ from dm.v1.rollback_service_pb2 import (
     Rollback,
 )
 from dm.v1.stack_pb2 import VERDICT_FAILED, VERDICT_OK, Status
-from idm.agents import agent_name
 from idm.deployment import DEPLOYS, Deployment, Stack, deploying
 from idm.driver import Completed, DriverError, Instance, Power
 from idm.errors import DeployError
@@ -22,7 +21,6 @@ from idm.manifest import Manifest, Mode, Smoke
 from idm.observe import Observer
 from idm.progress import Progress, figures, outcome_word, statuses, suspicions, verdict_word
 
-AGENTS_S = 30.0
 # A smoke workload that failed is tried again after this; services may still be on their way up.
 SMOKE_AGAIN_S = 1.0
 INSTANCES_S = 0.3
@@ -120,20 +118,13 @@ class Launcher:
         self._sight.golden = deployment.golden
         await self._warn_without_snapshot()
         await deployment.start_agents()
-        await self._watchful(deployment)
         deployment.attend()
+        await deployment.agents.ready()
         for vcds in order(self._stack.manifest):
             await self._start(deployment.observer, vcds)
         await deployment.agents.settle()
-        watched = await self._watchful(deployment)
+        watched = await deployment.agents.ready()
         self._progress.note(f"{len(self._stack.vcds)} VCDs are started, {watched} agents watch them")
-
-    async def _watchful(self, deployment: Deployment) -> int:
-        """Wait for the agents of all instances that have a network by now; returns how many there are."""
-        instances = deployment.observer.instances
-        names = [agent_name(vcd) for vcd, instance in instances.items() if instance.netns is not None]
-        await deployment.supervisor.ready(names, timeout_s=AGENTS_S)
-        return len(names)
 
     async def settle(self, deployment: Deployment, *, deadline_s: float) -> str:
         """Watch until the launch has ended; returns how. Raises :class:`DeployError` when it ended badly."""

@@ -26,6 +26,9 @@ Count = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to
 Mebibytes = Annotated[int, Meta(ge=16, le=1 << 24, description="mebibytes, from 16 to 16777216")]
 Processors = Annotated[int, Meta(ge=1, le=1024, description="a whole number from 1 to 1024")]
 Capability = Annotated[str, Meta(pattern="^[A-Z][A-Z_]+$", description='a name such as "NET_ADMIN"')]
+Listen = Annotated[
+    str, Meta(pattern=r"^([0-9.]+:[0-9]+)?$", description='ADDRESS:PORT such as "198.18.10.1:7443"')
+]
 Command = Annotated[
     tuple[Text, ...], Meta(min_length=1, description='a list such as ["/bin/check", "--all"]')
 ]
@@ -49,6 +52,18 @@ class SnapshotKind(Enum):
     MEMORY = "memory"
     OFFLINE = "offline"
     OVERLAY = "overlay"
+
+
+class Delivery(Enum):
+    """How the agent gets into a VM: by a seed for cloud-init, by QEMU's guest agent, or its image has it.
+
+    ``auto`` does what the VM allows.
+    """
+
+    AUTO = "auto"
+    CLOUD_INIT = "cloud-init"
+    GUEST_AGENT = "guest-agent"
+    IMAGE = "image"
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +92,7 @@ class Vcd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     environment: dict[str, str] = {}
     after: tuple[str, ...] = ()
     capabilities: tuple[Capability, ...] = ()
+    delivery: Delivery | None = None
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -99,9 +115,16 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True):
-    """How the agents report."""
+    """How the agents report, and how they get into VMs (a VCD's own ``delivery`` wins)."""
 
     interval_ms: Milliseconds = 1000
+    delivery: Delivery = Delivery.AUTO
+
+
+class Manager(msgspec.Struct, frozen=True, kw_only=True):
+    """Where agents in VMs reach the manager: ADDRESS:PORT of this host; the network's gateway when empty."""
+
+    listen: Listen = ""
 
 
 class Judge(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +164,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     network: Network
     vcd: dict[str, Vcd]
     agent: Agent = Agent()
+    manager: Manager = Manager()
     judge: Judge = Judge()
     rollback: Rollback = Rollback()
     smoke: Smoke | None = None
@@ -181,9 +205,9 @@ def fingerprint(manifest: Manifest) -> str:
 
 
 def _unordered(vcd: Vcd) -> Vcd:
-    """Without address, and with lists sorted whose order means nothing."""
+    """Without address and the agent's way in, and with lists sorted whose order means nothing."""
     after, capabilities = tuple(sorted(vcd.after)), tuple(sorted(vcd.capabilities))
-    return msgspec.structs.replace(vcd, address="", after=after, capabilities=capabilities)
+    return msgspec.structs.replace(vcd, address="", after=after, capabilities=capabilities, delivery=None)
 
 
 def _check_stack(manifest: Manifest) -> None:
@@ -193,6 +217,7 @@ def _check_stack(manifest: Manifest) -> None:
         raise ManifestError(f'stack.driver: "{manifest.stack.driver}" is no driver: choose from {drivers}')
     check_kind = _check_machine if manifest.stack.driver == "libvirt" else _check_container
     _check_network(manifest)
+    _check_manager(manifest)
     if not manifest.vcd:
         raise ManifestError("vcd: no VCDs: write a table [vcd.NAME] for each")
     for name, vcd in manifest.vcd.items():
@@ -218,10 +243,23 @@ def _check_network(manifest: Manifest) -> None:
             raise ManifestError(f"network.{key}: containers have a network of their own: leave this out")
 
 
+def _check_manager(manifest: Manifest) -> None:
+    if not (listen := manifest.manager.listen):
+        return
+    if manifest.stack.driver != "libvirt":
+        raise ManifestError(
+            "manager.listen: agents of containers reach the manager by its socket: leave this out"
+        )
+    address, _, port = listen.partition(":")
+    _address(address, place="manager.listen")
+    if not 0 < int(port) < 1 << 16:
+        raise ManifestError(f"manager.listen: {port} is no port: choose one from 1 to 65535")
+
+
 def _check_container(name: str, vcd: Vcd) -> None:
     if not vcd.image:
         raise ManifestError(f"vcd.{name}.image: missing: write a string in quotes, not empty")
-    _check_unused(vcd, ("domain", "machine"), place=f"vcd.{name}", reason="a container has none")
+    _check_unused(vcd, ("domain", "machine", "delivery"), place=f"vcd.{name}", reason="a container has none")
 
 
 def _check_machine(name: str, vcd: Vcd) -> None:

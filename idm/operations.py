@@ -13,9 +13,10 @@ from dm.v1.rollback_service_pb2 import (
 )
 from dm.v1.rollback_service_pb2_grpc import RollbackServiceStub
 from dm.v1.stack_pb2 import RollbackMode
-from idm.deployment import CALL_S, Stack, call
+from idm.deployment import Stack
 from idm.errors import DeployError
 from idm.lock import holder
+from idm.manager import CALL_S, call
 
 LOOK_S = 0.25
 

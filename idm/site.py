@@ -6,6 +6,7 @@ from pathlib import Path
 
 from idm import manifest as manifests
 from idm import settings as host
+from idm.delivery.guest import Shell
 from idm.deployment import Stack
 from idm.driver import Driver
 from idm.drivers.podman import PodmanDriver
@@ -28,15 +29,18 @@ def open_stack(manifest: Path, config: Path | None) -> Iterator[Stack]:
         state=Path(settings.state.directory),
         run=Path(settings.state.run),
     )
-    driver = open_driver(declared, settings)
+    driver, guests = open_driver(declared, settings)
     try:
-        yield Stack(declared, manifests.fingerprint(declared), home, driver)
+        yield Stack(declared, manifests.fingerprint(declared), home, driver, guests)
     finally:
         driver.close()
 
 
-def open_driver(manifest: Manifest, settings: Settings) -> Driver:
-    """The driver that the manifest names. Raises :class:`DeployError` when its library is not installed."""
+def open_driver(manifest: Manifest, settings: Settings) -> tuple[Driver, Shell | None]:
+    """The driver that the manifest names, and what runs programs in its VMs.
+
+    Raises :class:`DeployError` when its library is not installed.
+    """
     if manifest.stack.driver == "libvirt":
         try:
             # Only here: a host of containers need not have it.
@@ -45,5 +49,6 @@ def open_driver(manifest: Manifest, settings: Settings) -> Driver:
             raise DeployError(
                 f"libvirt's Python binding is missing ({e}): apt-get install python3-libvirt"
             ) from e
-        return LibvirtDriver(manifest, settings.libvirt)
-    return PodmanDriver(manifest, settings.podman)
+        driver = LibvirtDriver(manifest, settings.libvirt)
+        return driver, driver
+    return PodmanDriver(manifest, settings.podman), None

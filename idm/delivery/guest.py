@@ -1,5 +1,6 @@
 """Payloads on their way into a guest that runs, by a program that is executed in it."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from idm.delivery import script
@@ -26,9 +27,7 @@ class ProgramError(DeliveryError):
 class Shell(Protocol):
     """Runs commands as root in the guests, by their VCDs' names; a driver of VMs is one. Blocking."""
 
-    def execute(
-        self, vcd: str, command: tuple[str, ...], *, timeout_s: float, stdin: bytes = b""
-    ) -> Completed:
+    def execute(self, vcd: str, command: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> Completed:
         """Run a command to its end. Raises ``DriverError``, also while the guest does not answer yet.
 
         ``stdin`` may have some ten kilobytes: it travels in one message.

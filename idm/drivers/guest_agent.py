@@ -43,10 +43,15 @@ class GuestAgent:
         self._domain = domain
         self._wait = wait
 
-    def run(self, command: Sequence[str], *, timeout_s: float) -> Completed:
+    def run(self, command: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> Completed:
         """Run a command to its end; one that passes its time is killed. Raises :class:`DriverError`."""
         deadline = time.monotonic() + timeout_s
-        request = {"path": command[0], "arg": list(command[1:]), "capture-output": True}
+        request: dict[str, object] = {
+            "path": command[0],
+            "arg": list(command[1:]),
+            "capture-output": True,
+            "input-data": base64.b64encode(stdin).decode(),
+        }
         try:
             pid = self._ask("guest-exec", request, _Started).pid
         except RefusedError as e:

@@ -243,11 +243,11 @@ class LibvirtDriver:
             (directory / name).write_bytes(content)
         return [directory / name for name in contents]
 
-    def execute(self, vcd: str, command: Sequence[str], *, timeout_s: float) -> Completed:
+    def execute(self, vcd: str, command: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> Completed:
         """Run a command inside the VM by its guest agent, and wait for its end; it is killed when the time is up."""
         advice = "see that qemu-guest-agent runs in the VM"
         with _explained(f"{vcd} cannot run {command[0]}", advice):
-            return self._agent(vcd, self._domain(vcd)).run(command, timeout_s=timeout_s)
+            return self._agent(vcd, self._domain(vcd)).run(command, timeout_s=timeout_s, stdin=stdin)
 
     def remove(self) -> None:
         """Remove the domains with their snapshots, let go of adopted ones, then their files and the network."""

@@ -15,9 +15,10 @@ from dm.client import ManagerError
 from dm.v1.stack_pb2 import POWER_RUNNING, POWER_STOPPED
 from dm.v1.stack_service_pb2 import GetGraphRequest, ListStacksRequest
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
-from idm.deployment import Stack, call, deploying, status
+from idm.deployment import Stack, deploying
 from idm.home import locate
 from idm.journal import Journal
+from idm.manager import call, status
 from idm.manifest import Manifest, Network, Vcd
 from idm.manifest import Stack as StackTable
 from idm.process import marked, read_record
@@ -76,7 +77,7 @@ def test_killed_manager_is_back_with_everything_it_has_to_know(stack: Stack) -> 
                 deployment.observer.look()
                 await _until_power(stack, POWER_STOPPED)
                 assert launch is not None
-                assert (await status(stack)).launch_age_ms >= launch.age_ms
+                assert (await status(stack.home.target, "shop")).launch_age_ms >= launch.age_ms
 
     asyncio.run(story())
 
@@ -119,7 +120,7 @@ def test_a_manager_of_its_own_unit_is_used_and_left_alone(stack: Stack) -> None:
                     await deployment.start_manager()
                     await deployment.apply()
             assert read_record(home.run, "dm") is None
-            assert (await status(stack)).stack == "shop"
+            assert (await status(stack.home.target, "shop")).stack == "shop"
 
         try:
             asyncio.run(story())

@@ -18,12 +18,13 @@ from dm.v1.stack_pb2 import (
 )
 from dm.v1.stack_service_pb2 import GetGraphRequest
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
-from idm.deployment import Stack, call
+from idm.deployment import Stack
 from idm.down import down
 from idm.errors import DeployError
 from idm.home import Home, locate
 from idm.launch import Sight, order, up
 from idm.lock import lock
+from idm.manager import call
 from idm.manifest import Manifest, Mode, Network, Smoke, Vcd
 from idm.manifest import Stack as StackTable
 from idm.process import marked
