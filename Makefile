@@ -14,8 +14,10 @@ PACKAGES := python3-venv clang llvm libbpf-dev libbpf1 linux-libc-dev python3-bp
             python3-libvirt qemu-utils systemd-container
 # Beyond these the VM lab needs a hypervisor, and what writes the guests' disk.
 VM_PACKAGES := libvirt-daemon libvirt-clients dnsmasq-base qemu-system-x86 e2fsprogs
+# What the capture is measured beside.
+BENCH_PACKAGES := bpftrace
 
-.PHONY: demo test soak bench-rollback bench-revert bench-blame figures check format stubs lock build clean
+.PHONY: demo test soak bench-rollback bench-revert bench-blame bench-capture figures check format stubs lock build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready $(OBJECT)
@@ -41,6 +43,9 @@ bench-revert: $(VENV)/ready $(VENV)/vm-packages $(OBJECT)
 # TOPOLOGIES names a directory of other dependency graphs.
 bench-blame: $(VENV)/ready
 	$(BIN)/python -m tests.bench.blame $(if $(TOPOLOGIES),--topologies $(TOPOLOGIES))
+
+bench-capture: $(VENV)/ready $(VENV)/bench-packages $(OBJECT)
+	$(SUDO) $(BIN)/python -m tests.bench.capture $(ARGS)
 
 # The README's table, from the results of the benchmarks.
 figures: $(VENV)/ready
@@ -73,7 +78,8 @@ lock:
 
 $(VENV)/packages: WANTED := $(PACKAGES)
 $(VENV)/vm-packages: WANTED := $(VM_PACKAGES)
-$(VENV)/packages $(VENV)/vm-packages: Makefile
+$(VENV)/bench-packages: WANTED := $(BENCH_PACKAGES)
+$(VENV)/packages $(VENV)/vm-packages $(VENV)/bench-packages: Makefile
 	@missing=$$(for p in $(WANTED); do \
 	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \

@@ -12,6 +12,7 @@ COMMANDS = {
     "rollback": "make bench-rollback",
     "blame": "make bench-blame",
     "revert": "make bench-revert",
+    "capture": "make bench-capture",
 }
 BLOCK = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
 

@@ -1,0 +1,1 @@
+"""What the capture costs beside other ways to know the same: run as ``python -m tests.bench.capture``."""

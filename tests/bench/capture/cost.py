@@ -1,0 +1,54 @@
+"""What each rival adds to a call, in rounds that take turns, so that a change of the machine's load meets all alike."""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dma.flow import Transport
+from tests.bench.capture.load import Generator
+from tests.bench.capture.rivals import Rival
+
+KINDS = {"tcp": Transport.TCP, "udp": Transport.UDP, "connected": Transport.UDP}
+NOTHING = "nothing"
+SLICE_MS = {"tcp": 500, "udp": 200, "connected": 200}
+
+
+@dataclass
+class Costs:
+    """Nanoseconds that a call of a kind took with a rival attached: one figure a round."""
+
+    rounds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    inexact: list[str] = field(default_factory=list)
+    """Where a rival counted something else than what was called."""
+
+    def added(self, kind: str, rival: str) -> list[float]:
+        """What the rival added to the same round's calls with nothing attached."""
+        pairs = zip(self.rounds[kind, rival], self.rounds[kind, NOTHING], strict=True)
+        return [with_it - without for with_it, without in pairs]
+
+    def ratio(self, kind: str, rival: str, other: str) -> float:
+        """What one added by what the other did: of the medians, since a single round's may be next to nothing."""
+        return statistics.median(self.added(kind, rival)) / statistics.median(self.added(kind, other))
+
+
+def measure(generator: Generator, rivals: Mapping[str, Rival], *, rounds: int) -> Costs:
+    """Attach each rival in turn, and make calls of every kind."""
+    costs = Costs({(kind, name): [] for kind in KINDS for name in rivals})
+    names = list(rivals)
+    for number in range(rounds):
+        for name in names:
+            _measure_one(generator, name, rivals[name], costs)
+        names = names[1:] + names[:1] if number % 2 else names[::-1]
+    return costs
+
+
+def _measure_one(generator: Generator, name: str, rival: Rival, costs: Costs) -> None:
+    made = dict.fromkeys(Transport, 0)
+    with rival() as counted:
+        for kind, transport in KINDS.items():
+            done = generator.run(kind, milliseconds=SLICE_MS[kind])
+            made[transport] += done.calls
+            costs.rounds[kind, name].append(done.fastest_ns)
+        found = counted()
+    if found and found != made:
+        costs.inexact.append(f"{name} counted {found} of {made}")

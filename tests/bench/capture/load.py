@@ -1,0 +1,82 @@
+"""The load generator, compiled when it is needed, and the private namespace that its calls stay in."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple, Self
+
+from tests.lab.namespace import Namespace, namespace, run
+
+SOURCE = Path(__file__).with_name("load.c")
+SUBNET = "198.18.77.0/24"
+FIRST = "198.18.77.1"
+DESTINATIONS = 100
+PORT = 7400
+PROGRAM = f"load-{os.getpid()}"
+"""What the kernel calls the generator; other benchmarks on the machine have another."""
+
+
+class Done(NamedTuple):
+    """What a load was: how many calls, and nanoseconds of CPU time that one took in the fastest quarter of them."""
+
+    calls: int
+    fastest_ns: float
+
+
+class Generator:
+    """A process that makes calls inside a namespace, from there to there; all addresses of ``SUBNET`` are its own."""
+
+    def __init__(self, binary: Path, inside: Namespace, *, cpu: int, port: int) -> None:
+        load = [str(binary), FIRST, str(DESTINATIONS), str(port)]
+        command = inside.enter("taskset", "--cpu-list", str(cpu), *load)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def start(self, kind: str, *, milliseconds: int, batch: int = 20, period_us: int = 0) -> None:
+        """Begin to make calls for so long: a batch every ``period_us``, or one after the other."""
+        assert self._process.stdin
+        self._process.stdin.write(f"{kind} {batch} {period_us} {milliseconds}\n")
+        self._process.stdin.flush()
+
+    def finish(self) -> Done:
+        """Wait for the end of what was begun."""
+        assert self._process.stdout
+        calls, fastest_ns = self._process.stdout.readline().split()
+        return Done(int(calls), float(fastest_ns))
+
+    def run(self, kind: str, *, milliseconds: int) -> Done:
+        """Make calls, one after the other."""
+        self.start(kind, milliseconds=milliseconds)
+        return self.finish()
+
+
+class Lab(NamedTuple):
+    """Where loads are made: the compiled generator and the namespace that its calls stay in."""
+
+    binary: Path
+    inside: Namespace
+
+    def generator(self, *, cpu: int = 1, port: int = PORT) -> Generator:
+        """A generator bound to one CPU; several need ports of their own."""
+        return Generator(self.binary, self.inside, cpu=cpu, port=port)
+
+
+@contextmanager
+def lab() -> Iterator[Lab]:
+    """Compile the generator, and give it a namespace."""
+    with TemporaryDirectory() as scratch, namespace() as inside:
+        binary = Path(scratch, PROGRAM)
+        run(["clang", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(binary), str(SOURCE)])
+        run(["ip", "-n", inside.name, "address", "add", SUBNET, "dev", "lo"])
+        # Each closed connection would hold a port for a minute, of which there are not enough.
+        run(inside.enter("sysctl", "--quiet", "--write", "net.ipv4.tcp_max_tw_buckets=64"))
+        yield Lab(binary, inside)
