@@ -13,9 +13,12 @@ from rich.table import Table
 
 from dma import doctor, watch
 from dma.capture.plans import AUTO, OPENERS, open_capture
-from dma.capture.target import Target
+from dma.capture.target import entered
 from dma.flow import CaptureError
+from dma.namespace import NamespaceError
+from dma.naming.dialled import Dialled
 from dma.naming.methods import Naming, open_names
+from dma.naming.options import naming_options
 from dma.run import run
 
 
@@ -33,7 +36,7 @@ def reported() -> Iterator[None]:
     """Turn what can go wrong outside the program into one line and an exit code."""
     try:
         yield
-    except CaptureError as e:
+    except (CaptureError, NamespaceError) as e:
         raise click.ClickException(str(e)) from e
     except BrokenPipeError:
         # Whoever read the output has gone; the interpreter must not try to flush it once more.
@@ -49,37 +52,35 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--interval", type=POSITIVE, default=2.0, show_default=True, help="Seconds between updates.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many updates.")
 @click.option("--duration", type=POSITIVE, help="End after so many seconds.")
-@click.option(
-    "--reverse-dns/--no-reverse-dns", default=True, show_default=True, help="Ask for names of addresses."
-)
 @click.option("--netns", type=PLACE, help="Watch one network namespace, such as /proc/PID/ns/net.")
 @click.option("--cgroup", type=PLACE, help="Watch one cgroup, by its directory below the cgroup2 mount.")
 @click.option(
     "--plan", type=click.Choice([AUTO, *OPENERS]), default=AUTO, show_default=True, help="The hooks to use."
 )
+@naming_options
 def watch_command(
     *,
     as_json: bool,
     interval: float,
     count: int | None,
     duration: float | None,
-    reverse_dns: bool,
     netns: Path | None,
     cgroup: Path | None,
     plan: str,
+    naming: Naming,
 ) -> None:
     """Show live dependencies; no manager is needed."""
     show = watch.show_json if as_json else watch.show_table if sys.stdout.isatty() else watch.show_lines
     with (
         reported(),
-        open_capture(Target(netns=netns, cgroup=cgroup), plan=plan) as capture,
-        open_names(naming=Naming(reverse_dns=reverse_dns)) as names,
+        open_capture(entered(netns=netns, cgroup=cgroup), plan=plan) as capture,
+        open_names(naming=naming) as names,
     ):
         for probe in capture.probes:
             if probe.problem:
                 click.echo(f"plan {capture.plan}, without {probe.name}: {probe.problem}", err=True)
         intervals = watch.ticks(capture, names, interval_s=interval, count=count, duration_s=duration)
-        show(capture, intervals, names, sys.stdout)
+        show(capture, intervals, Dialled(names), sys.stdout)
 
 
 @main.command("doctor")

@@ -26,11 +26,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     vcd: str | None = None
     interval_ms: int | None = None
     plan: str | None = None
+    passive_dns: bool | None = None
+    dns_ports: list[int] | None = None
     reverse_dns: bool | None = None
     tls: Tls | None = None
 
 
-def load(path: Path) -> dict[str, str | int]:
+def load(path: Path) -> dict[str, str | int | list[int]]:
     """What a file says, by the parameters of ``dma run``. Raises :class:`ConfigError`."""
     try:
         config = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Config)
@@ -42,12 +44,14 @@ def load(path: Path) -> dict[str, str | int]:
         known = ", ".join(Config.__struct_fields__)
         raise ConfigError(f"{path}: {e}; known are {known}, and tls with ca, certificate, key") from e
     tls = config.tls
-    said: dict[str, str | int | None] = {
+    said: dict[str, str | int | list[int] | None] = {
         "manager": config.dm,
         "stack": config.stack,
         "vcd": config.vcd,
         "interval_ms": config.interval_ms,
         "plan": config.plan,
+        "passive_dns": config.passive_dns,
+        "dns_ports": config.dns_ports,
         "reverse_dns": config.reverse_dns,
         "tls_ca": tls.ca if tls else None,
         "tls_cert": tls.certificate if tls else None,

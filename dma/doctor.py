@@ -18,6 +18,7 @@ from dma.capture.plans import OPENERS
 from dma.capture.settings import Settings
 from dma.capture.target import Target, cgroup2_root, opened_cgroup
 from dma.flow import CaptureError
+from dma.naming.passive import PassiveDns
 from dma.netlink import Netlink, NetlinkError
 from dma.sockets import NETLINK_SOCK_DIAG, connections, destroy
 
@@ -57,6 +58,7 @@ def examine() -> Iterator[Finding]:
     yield Finding("bcc", found, "found" if found else "not found: apt-get install python3-bpfcc")
     yield _tried("socket diagnostics", lambda: f"{sum(1 for _ in connections())} established connections")
     yield _tried("destroying sockets", _destroys)
+    yield _tried("passive dns", _hears_dns)
 
 
 def plans() -> Iterator[Finding]:
@@ -123,6 +125,15 @@ def _exists(place: Path) -> bool:
         return place.exists()
     except PermissionError:
         return False
+
+
+def _hears_dns() -> str:
+    """Open the packet sockets."""
+    passive = PassiveDns()
+    passive.close()
+    if passive.counters.problem:
+        raise CaptureError(passive.counters.problem)
+    return "packet sockets open"
 
 
 def _destroys() -> str:

@@ -9,6 +9,7 @@ import structlog
 from dma import presence
 from dma.existing import ExistingConnections, find_existing
 from dma.flow import Capture, Flow, Loss
+from dma.naming.dialled import Dialled
 from dma.naming.name import Name
 from dma.naming.names import Names
 from dma.netlink import NetlinkError
@@ -33,6 +34,7 @@ class Observation:
         self._cgroup = cgroup
         self._limit = limit
         self._surveys = 0
+        self._noted = 0  # revision of the table
         self._begin()
         self.survey()
 
@@ -46,6 +48,9 @@ class Observation:
         """Read the counters; raises ``CaptureError``."""
         flows = [*self.capture.flows(), *self._existing.flows()]
         self.table.merge(flows, own=frozenset(self.presence.addresses))
+        for flow in self.table.changed_since(self._noted):
+            self._dialled.note(flow)
+        self._noted = self.table.revision
 
     def survey(self) -> None:
         """Read the counters and all that changes more slowly: once an interval. Raises ``CaptureError``."""
@@ -65,7 +70,7 @@ class Observation:
 
     def names(self, flow: Flow) -> tuple[Name, ...]:
         """What the flow's destination is called, as far as it is known now."""
-        return self._names.lookup(flow.destination)
+        return self._dialled.lookup(flow.destination)
 
     def losses(self) -> Mapping[Loss, int]:
         """What the capture lost since the beginning or the last restart; raises ``CaptureError``."""
@@ -73,6 +78,8 @@ class Observation:
 
     def _begin(self) -> None:
         self.table = Table(limit=self._limit)
+        self._dialled = Dialled(self._names)
+        self._noted = 0
         self._lost = dict(self.capture.losses())
         try:
             self._existing = find_existing(self.capture, cgroup=self._cgroup)

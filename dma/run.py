@@ -15,17 +15,17 @@ from dm.tls import Tls, TlsError
 from dma import config, logs
 from dma.call import first_of, transport
 from dma.capture.plans import AUTO, OPENERS, open_capture
-from dma.capture.target import Target
+from dma.capture.target import Target, entered
 from dma.flow import Capture, CaptureError
-from dma.namespace import NamespaceError, enter_network
+from dma.namespace import NamespaceError
 from dma.naming.methods import Naming, open_names
+from dma.naming.options import naming_options
 from dma.notify import notify
 from dma.observation import Observation
 from dma.report import Identity, Report
 from dma.stream import Reporter
 from dma.urgency import Urgency
 
-OWN_NETNS = Path("/proc/self/ns/net")
 READY_S = 2.0
 """A manager that does not answer holds nobody's start up for longer."""
 
@@ -41,8 +41,7 @@ class Settings:
     identity: Identity
     generation: int
     plan: str
-    netns: Path | None
-    cgroup: Path | None
+    target: Target
     root: Path
     naming: Naming
 
@@ -110,9 +109,7 @@ def _configure(context: click.Context, _: click.Parameter, path: Path | None) ->
 @click.option(
     "--plan", type=click.Choice([AUTO, *OPENERS]), default=AUTO, show_default=True, help="The hooks to use."
 )
-@click.option(
-    "--reverse-dns/--no-reverse-dns", default=True, show_default=True, help="Ask for the names of addresses."
-)
+@naming_options
 def run(
     *,
     manager: str,
@@ -127,7 +124,7 @@ def run(
     interval_ms: int,
     generation: int,
     plan: str,
-    reverse_dns: bool,
+    naming: Naming,
 ) -> None:
     """Report this machine's dependencies to a manager, until SIGTERM or SIGINT."""
     logs.configure()
@@ -136,20 +133,17 @@ def run(
         tls = Tls.chosen(ca=tls_ca, certificate=tls_cert, key=tls_key)
     except TlsError as e:
         raise click.UsageError(str(e)) from e
-    settings = Settings(
-        manager=manager,
-        tls=tls,
-        identity=identity,
-        generation=generation,
-        plan=plan,
-        netns=netns,
-        cgroup=cgroup,
-        root=root,
-        naming=Naming(reverse_dns=reverse_dns),
-    )
     try:
-        if netns:
-            enter_network(netns)
+        settings = Settings(
+            manager=manager,
+            tls=tls,
+            identity=identity,
+            generation=generation,
+            plan=plan,
+            target=entered(netns=netns, cgroup=cgroup),
+            root=root,
+            naming=naming,
+        )
         asyncio.run(_watch(settings))
     except* (CaptureError, ManagerError, NamespaceError) as group:
         raise click.ClickException(str(first_of(group))) from group
@@ -159,14 +153,15 @@ async def _watch(settings: Settings) -> None:
     """Attach first, so that no connection falls between what is captured and what was there before."""
     # An address that cannot work is refused before anything is attached.
     transport(settings.manager, tls=settings.tls)
-    # Its path may name another namespace by now; the one that was entered is this process's own.
-    target = Target(netns=OWN_NETNS if settings.netns else None, cgroup=settings.cgroup)
     with contextlib.ExitStack() as stack:
-        capture = stack.enter_context(open_capture(target, plan=settings.plan))
+        capture = stack.enter_context(open_capture(settings.target, plan=settings.plan))
         log.info("attached", plan=capture.plan, loader=capture.loader, **_problems(capture))
         names = stack.enter_context(open_names(settings.root, settings.naming))
+        for method in names.methods:
+            if method.counters.problem:
+                log.warning("fewer names", method=method.source.value, reason=method.counters.problem)
         urgency = stack.enter_context(Urgency(capture))
-        observation = Observation(capture, names, cgroup=settings.cgroup)
+        observation = Observation(capture, names, cgroup=settings.target.cgroup)
         report = Report(settings.identity, observation, generation=settings.generation)
         await _until_stopped(Reporter(report, urgency, target=settings.manager, tls=settings.tls))
 

@@ -14,14 +14,15 @@ from rich.table import Table
 
 from dma import exchange
 from dma.flow import Capture, Destination, Flow, Loss
+from dma.naming.dialled import Dialled
 from dma.naming.names import Names
 
 COLUMNS = ("service", "destination", "program", "attempts", "open", "pending", "failed")
 
 
-def service_name(names: Names, destination: Destination) -> str:
+def service_name(dialled: Dialled, destination: Destination) -> str:
     """The most trusted name of a destination, else its address."""
-    known = names.lookup(destination)
+    known = dialled.lookup(destination)
     return known[0].name if known else str(destination.address)
 
 
@@ -72,20 +73,20 @@ def stop_signals() -> Iterator[socket.socket]:
         writer.close()
 
 
-def show_json(capture: Capture, intervals: Iterable[None], names: Names, output: TextIO) -> None:
+def show_json(capture: Capture, intervals: Iterable[None], dialled: Dialled, output: TextIO) -> None:
     """Print one array of the exchange format per interval."""
     for _ in intervals:
-        places = (flow.destination for flow in capture.flows())
-        found = (exchange.dependency(service_name(names, d), d.address, d.port) for d in places)
+        places = (flow.destination for flow in _flows(capture, dialled))
+        found = (exchange.dependency(service_name(dialled, d), d.address, d.port) for d in places)
         output.write(exchange.encode(found) + "\n")
         output.flush()
 
 
-def show_lines(capture: Capture, intervals: Iterable[None], names: Names, output: TextIO) -> None:
+def show_lines(capture: Capture, intervals: Iterable[None], dialled: Dialled, output: TextIO) -> None:
     """Print a line for each dependency that is new or has changed, per interval."""
     printed: set[tuple[str, ...]] = set()
     for _ in intervals:
-        rows = _rows(capture.flows(), names)
+        rows = _rows(_flows(capture, dialled), dialled)
         for row in rows:
             if row not in printed:
                 output.write(_line(row))
@@ -93,11 +94,11 @@ def show_lines(capture: Capture, intervals: Iterable[None], names: Names, output
         output.flush()
 
 
-def show_table(capture: Capture, intervals: Iterable[None], names: Names, output: TextIO) -> None:
+def show_table(capture: Capture, intervals: Iterable[None], dialled: Dialled, output: TextIO) -> None:
     """Keep a table on the terminal up to date."""
-    with Live(_table(capture, names), console=Console(file=output), auto_refresh=False) as live:
+    with Live(_table(capture, dialled), console=Console(file=output), auto_refresh=False) as live:
         for _ in intervals:
-            live.update(_table(capture, names), refresh=True)
+            live.update(_table(capture, dialled), refresh=True)
 
 
 def _line(row: tuple[str, ...]) -> str:
@@ -105,28 +106,35 @@ def _line(row: tuple[str, ...]) -> str:
     return f"{' '.join(row[:3])} {' '.join(told)}\n"
 
 
-def _table(capture: Capture, names: Names) -> Table:
+def _table(capture: Capture, dialled: Dialled) -> Table:
     table = Table(caption=_caption(capture.losses()), box=None)
     for column in COLUMNS:
         table.add_column(column, overflow="fold", no_wrap=column == "destination")
-    for row in _rows(capture.flows(), names):
+    for row in _rows(_flows(capture, dialled), dialled):
         table.add_row(*row)
     return table
+
+
+def _flows(capture: Capture, dialled: Dialled) -> list[Flow]:
+    flows = capture.flows()
+    for flow in flows:
+        dialled.note(flow)
+    return flows
 
 
 def _caption(losses: Mapping[Loss, int]) -> str:
     return ", ".join(f"lost ({loss.value}): {count}" for loss, count in losses.items())
 
 
-def _rows(flows: Iterable[Flow], names: Names) -> list[tuple[str, ...]]:
-    return sorted(_row(flow, names) for flow in flows)
+def _rows(flows: Iterable[Flow], dialled: Dialled) -> list[tuple[str, ...]]:
+    return sorted(_row(flow, dialled) for flow in flows)
 
 
-def _row(flow: Flow, names: Names) -> tuple[str, ...]:
+def _row(flow: Flow, dialled: Dialled) -> tuple[str, ...]:
     transport, address, port, command = flow.destination
     host = f"[{address}]" if address.version == 6 else str(address)
     return (
-        service_name(names, flow.destination),
+        service_name(dialled, flow.destination),
         f"{transport.name.lower()}://{host}:{port}",
         command,
         str(flow.attempts),

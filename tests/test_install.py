@@ -28,8 +28,8 @@ EXPOSURE = {"stackmend-dma.service": 2.5, "stackmend-dm@.service": 2.0, "stackme
 """What systemd makes of each unit at most, from 0 to 10. The deployer enters containers and writes VMs' disks."""
 ADDRESS = "198.18.9.1"
 NOBODY = "198.18.9.2"
-AGENT_CAPABILITIES = 1 << 12 | 1 << 38 | 1 << 39
-"""CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF of linux/capability.h."""
+AGENT_CAPABILITIES = 1 << 12 | 1 << 13 | 1 << 38 | 1 << 39
+"""CAP_NET_ADMIN, CAP_NET_RAW, CAP_PERFMON, CAP_BPF of linux/capability.h."""
 DEADLINE_S = 30.0
 MAKE_S = 300
 TREE = (

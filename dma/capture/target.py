@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dma.flow import CaptureError
+from dma.namespace import enter_network
 
+OWN_NETNS = Path("/proc/self/ns/net")
 NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 CLONE_NEWNET = 0x40000000
 
@@ -25,6 +27,19 @@ class Target:
             raise CaptureError(
                 "a network namespace and a cgroup cannot both be watched: choose --netns or --cgroup"
             )
+
+
+def entered(*, netns: Path | None, cgroup: Path | None) -> Target:
+    """What to watch, from inside its network namespace, which this thread enters.
+
+    Its path may name another namespace later; the one that was entered is this process's own. Raises ``CaptureError``
+    and ``NamespaceError``.
+    """
+    target = Target(netns=netns, cgroup=cgroup)
+    if netns is None:
+        return target
+    enter_network(netns)
+    return Target(netns=OWN_NETNS)
 
 
 def cgroup2_root(mounts: Path = Path("/proc/self/mounts")) -> Path | None:

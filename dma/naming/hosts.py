@@ -29,6 +29,7 @@ class HostsFile:
         """Look at the file again; returns the addresses whose names changed. One that cannot be read says nothing."""
         try:
             text = read_rooted(self._root, PATH)
+            self.counters.problem = ""
         except RootedError as e:
             self.counters.failures += 1
             self.counters.problem = str(e)

@@ -1,12 +1,12 @@
 """The naming methods that a machine's settings ask for."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from dma.naming.hosts import HostsFile
 from dma.naming.method import Method
 from dma.naming.names import Names
+from dma.naming.passive import PORTS, PassiveDns
 from dma.naming.reverse import ReverseDns
 from dma.naming.services import ServicesDatabase
 
@@ -15,6 +15,10 @@ from dma.naming.services import ServicesDatabase
 class Naming:
     """What an operator may choose about names."""
 
+    passive_dns: bool = True
+    """Whether to read the answers that applications get."""
+    dns_ports: tuple[int, ...] = PORTS
+    """Where their name servers listen."""
     reverse_dns: bool = True
     """Whether to ask for the names of addresses."""
 
@@ -24,11 +28,11 @@ def open_names(root: Path = Path("/"), naming: Naming | None = None) -> Names:
 
     ``root`` is the root directory of the machine that is watched; whose files these are is not trusted.
     """
-    return Names(list(_methods(root, naming or Naming())))
-
-
-def _methods(root: Path, naming: Naming) -> Iterator[Method]:
-    yield HostsFile(root)
-    if naming.reverse_dns:
-        yield ReverseDns(root)
-    yield ServicesDatabase(root)
+    chosen = naming or Naming()
+    methods: list[Method] = [HostsFile(root), ServicesDatabase(root)]
+    passive = PassiveDns(chosen.dns_ports) if chosen.passive_dns else None
+    if passive:
+        methods.append(passive)
+    if chosen.reverse_dns:
+        methods.append(ReverseDns(root))
+    return Names(methods, superseded=passive.superseded if passive else None)

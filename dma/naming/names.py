@@ -1,6 +1,6 @@
 """All that is known of a destination's name, from every method, in one order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Self
 
@@ -10,10 +10,16 @@ from dma.naming.name import Name
 
 
 class Names:
-    """The naming methods of one machine; a context manager that closes them."""
+    """The naming methods of one machine; a context manager that closes them.
 
-    def __init__(self, methods: Sequence[Method]) -> None:
+    ``superseded`` tells of an expired name of an address whether it has gone to others.
+    """
+
+    def __init__(
+        self, methods: Sequence[Method], *, superseded: Callable[[Name, Address], bool] | None = None
+    ) -> None:
         self.methods = tuple(methods)
+        self._superseded = superseded
 
     def __enter__(self) -> Self:
         return self
@@ -31,3 +37,7 @@ class Names:
     def changed(self) -> set[Address]:
         """The addresses whose names changed since the last call."""
         return set().union(*(method.changed() for method in self.methods))
+
+    def superseded(self, name: Name, address: Address) -> bool:
+        """Whether an expired name was asked for again, and is at other addresses only."""
+        return self._superseded is not None and self._superseded(name, address)

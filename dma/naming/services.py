@@ -26,6 +26,7 @@ class ServicesDatabase:
             try:
                 self._names = parse_services(read_rooted(place, PATH))
                 self.counters.answers += 1
+                self.counters.problem = ""
                 return
             except RootedError as e:
                 self.counters.failures += 1

@@ -19,6 +19,7 @@ def test_every_hook_is_tried() -> None:
     hooks = {f"tracepoint {name}" for name in TRACEPOINTS} | {f"cgroup hook {name}" for name in CGROUP_HOOKS}
     assert hooks <= findings.keys()
     assert all(findings[hook].works for hook in hooks)
+    assert findings["passive dns"].works
     assert next((plan.subject, plan.detail) for plan in doctor.plans()) == ("plan cgroup", "complete")
 
 

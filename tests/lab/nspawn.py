@@ -67,7 +67,8 @@ def booted(root: Path, network: Namespace, *, unit: str, allowed: tuple[str, ...
         group.mkdir()
     command = ["systemd-nspawn", "-q", "-D", str(root), "-M", name, "--register=no", "--keep-unit"]
     command += [f"--network-namespace-path={network.path}", "--link-journal=no", "--boot"]
-    command += ["--capability=CAP_BPF,CAP_PERFMON,CAP_NET_ADMIN", f"--system-call-filter={' '.join(allowed)}"]
+    command += ["--capability=CAP_BPF,CAP_PERFMON,CAP_NET_ADMIN,CAP_NET_RAW"]
+    command += [f"--system-call-filter={' '.join(allowed)}"]
     join = "".join(f"echo $$ > {group}/cgroup.procs; " for group in groups)
     process = subprocess.Popen(
         ["sh", "-c", f'{join}exec "$@"', "sh", *command, f"systemd.unit={unit}"],

@@ -41,6 +41,11 @@ def start(key, family, host, port):
     return s.connect_ex((host, port))
 def end(key):
     return x.pop(key).close()
+def resolve(name):
+    try:
+        return sorted({found[4][0] for found in socket.getaddrinfo(name, None, type=tcp)})
+    except socket.gaierror:
+        return []
 for line in sys.stdin:
     print(repr(eval(line)), flush=True)
 """
@@ -155,10 +160,17 @@ def cable(name: str) -> Iterator[Cable]:
 
 
 class Caller:
-    """A process in a namespace, other than the agent's, that does as it is told."""
+    """A process in a namespace, other than the agent's, that does as it is told.
 
-    def __init__(self, netns: str, *, cgroup: Path | None = None) -> None:
-        command = ["nsenter", f"--net=/run/netns/{netns}", sys.executable, "-c", CALLER]
+    ``resolv_conf`` is its own, for the C library's resolver.
+    """
+
+    def __init__(self, netns: str, *, cgroup: Path | None = None, resolv_conf: Path | None = None) -> None:
+        command = ["nsenter", f"--net=/run/netns/{netns}"]
+        if resolv_conf:
+            mount = f"mount --bind {resolv_conf} /etc/resolv.conf"
+            command += ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+        command += [sys.executable, "-c", CALLER]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
