@@ -17,7 +17,7 @@ VM_PACKAGES := libvirt-daemon libvirt-clients dnsmasq-base qemu-system-x86 e2fsp
 # What the capture is measured beside.
 BENCH_PACKAGES := bpftrace
 
-.PHONY: demo test soak bench-rollback bench-revert bench-blame bench-capture figures check format stubs lock build clean
+.PHONY: demo test soak bench-rollback bench-revert bench-blame bench-graph bench-capture figures check format stubs lock build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready $(OBJECT)
@@ -46,6 +46,10 @@ bench-blame: $(VENV)/ready
 
 bench-capture: $(VENV)/ready $(VENV)/bench-packages $(OBJECT)
 	$(SUDO) $(BIN)/python -m tests.bench.capture $(ARGS)
+
+# What judging costs in large stacks; takes four gigabytes and some minutes.
+bench-graph: $(VENV)/ready
+	$(BIN)/python -m tests.bench.graph
 
 # The README's table, from the results of the benchmarks.
 figures: $(VENV)/ready

@@ -5,11 +5,12 @@ first and cannot reach (it is then explained away). Culprits are chosen greedily
 classical approximation of the smallest set cover.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import networkx as nx
 
+from dm.contacts import Contacts
 from dm.deviation import EdgeState, Judged
 from dm.edge import EdgeKey, Failure
 
@@ -40,26 +41,17 @@ class Symptom(NamedTuple):
     uncalled: bool
 
 
-class Contact(NamedTuple):
-    """What one live edge proves of its ends. Times are of the last proof; -inf is never."""
-
-    key: EdgeKey
-    established_s: float
-    refused_s: float
-    open: bool
-
-
 class Facts(NamedTuple):
-    """What is known of the nodes. ``contacts`` are the live edges of every end of a symptom.
+    """What is known of the nodes at the symptoms' ends.
 
     ``excused`` are edges that fail but are not due: a node that suffers from one of them has to be waited for.
     """
 
-    vcds: frozenset[str]
+    vcds: Container[str]
     down: Mapping[str, str]
     silent: frozenset[str]
-    contacts: Mapping[str, Sequence[Contact]]
-    excused: Sequence[EdgeKey] = ()
+    contacts: Contacts
+    excused: Collection[EdgeKey] = ()
 
 
 class Suspect(NamedTuple):
@@ -82,64 +74,73 @@ class Finding(NamedTuple):
 Speaks = dict[str, tuple[float, str]]
 """What one edge says: for each node a weight and the sentence for it."""
 
+Said = dict[EdgeKey, tuple[float, str]]
+"""What is said for one node, by edge."""
+
 
 def blame(symptoms: Sequence[Symptom], facts: Facts) -> Finding:
     """Find who explains the symptoms; empty without symptoms."""
     speaks = {symptom.key: _speak(symptom, facts) for symptom in symptoms}
     _explain_away(symptoms, speaks, facts)
-    open_edges = {key: says for key, says in speaks.items() if says}
+    said = _by_name(speaks)
+    totals = {name: sum(weight for weight, _ in of_name.values()) for name, of_name in said.items()}
+    culprits, confident = _cover(speaks, said, dict(totals))
+    all_weight = sum(max((weight for weight, _ in says.values()), default=0.0) for says in speaks.values())
+    suspects = {
+        name: _suspect(name, totals[name] / max(all_weight, 1e-9), said[name].values(), facts)
+        for name in sorted(totals, key=lambda name: (-totals[name], name))
+    }
+    chosen = tuple(suspects.pop(name) for name in culprits)
+    return Finding(chosen, tuple(suspects.values()), confident)
+
+
+def _by_name(speaks: Mapping[EdgeKey, Speaks]) -> dict[str, Said]:
+    said: dict[str, Said] = {}
+    for key, says in speaks.items():
+        for name, what in says.items():
+            said.setdefault(name, {})[key] = what
+    return said
+
+
+def _cover(
+    speaks: Mapping[EdgeKey, Speaks], said: Mapping[str, Said], totals: dict[str, float]
+) -> tuple[list[str], bool]:
+    """The culprits, the weightiest first, and whether each was clearly ahead. ``totals`` are used up."""
+    open_edges = {key for key, says in speaks.items() if says}
     culprits: list[str] = []
     confident = True
     while open_edges:
-        ranking = _rank(open_edges)
-        (first, best), runners = ranking[0], ranking[1:]
+        first = min(totals, key=lambda name: (-round(totals[name], 6), name))
         culprits.append(first)
-        left = {key: says for key, says in open_edges.items() if says.get(first, (0.0, ""))[0] < EXPLAINS}
-        if len(left) == len(open_edges):
-            confident = False
-            break
-        confident = confident and _is_ahead(first, best, runners, open_edges, left)
-        open_edges = left
-    total = max(
-        sum(max((weight for weight, _ in says.values()), default=0.0) for says in speaks.values()), 1e-9
-    )
-    suspects = [_suspect(name, score / total, speaks, facts) for name, score in _rank(speaks)]
-    by_name = {suspect.name: suspect for suspect in suspects}
-    chosen = tuple(by_name[name] for name in culprits)
-    return Finding(chosen, tuple(suspect for suspect in suspects if suspect not in chosen), confident)
+        covered = {
+            key: what for key, what in said[first].items() if key in open_edges and what[0] >= EXPLAINS
+        }
+        if not covered:
+            return culprits, False
+        explained = _weigh(speaks, covered)
+        best = explained[first]
+        confident = confident and all(
+            weight <= (1 - CONFIDENT) * best for name, weight in explained.items() if name != first
+        )
+        for name, weight in explained.items():
+            totals[name] -= weight
+        open_edges -= covered.keys()
+    return culprits, confident
 
 
-def _is_ahead(
-    first: str,
-    best: float,
-    runners: Sequence[tuple[str, float]],
-    edges: Mapping[EdgeKey, Speaks],
-    left: Mapping[EdgeKey, Speaks],
-) -> bool:
-    """Whether nobody else explains what the first explains nearly as well."""
-    covered = [says for key, says in edges.items() if key not in left]
-    for name, _ in runners:
-        rival = sum(says.get(name, (0.0, ""))[0] for says in covered)
-        if rival > (1 - CONFIDENT) * sum(says.get(first, (0.0, ""))[0] for says in covered):
-            return False
-    return best > 0
-
-
-def _rank(speaks: Mapping[EdgeKey, Speaks]) -> list[tuple[str, float]]:
+def _weigh(speaks: Mapping[EdgeKey, Speaks], keys: Iterable[EdgeKey]) -> dict[str, float]:
+    """What these edges say for each node, together."""
     totals: dict[str, float] = {}
-    for says in speaks.values():
-        for name, (weight, _) in says.items():
+    for key in keys:
+        for name, (weight, _) in speaks[key].items():
             totals[name] = totals.get(name, 0.0) + weight
-    return sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+    return totals
 
 
-def _suspect(name: str, score: float, speaks: Mapping[EdgeKey, Speaks], facts: Facts) -> Suspect:
-    said = sorted(
-        (says[name] for says in speaks.values() if name in says and says[name][0] >= EXPLAINS),
-        key=lambda item: -item[0],
-    )
+def _suspect(name: str, score: float, said: Iterable[tuple[float, str]], facts: Facts) -> Suspect:
+    told = sorted((what for what in said if what[0] >= EXPLAINS), key=lambda what: -what[0])
     return Suspect(
-        name, name not in facts.vcds, min(score, 1.0), tuple(dict.fromkeys(text for _, text in said))
+        name, name not in facts.vcds, min(score, 1.0), tuple(dict.fromkeys(text for _, text in told))
     )
 
 
@@ -164,11 +165,8 @@ def _speak_failing(symptom: Symptom, facts: Facts) -> Speaks:
     key, since_s = symptom.key, symptom.since_s
     caller, target = key.source, key.target
     fails = f"{key}: {symptom.judged.reason}"
-    reach = {
-        contact.key.source for contact in facts.contacts[target] if _same_door(contact, key, since_s)
-    } - {caller}
-    if reach:
-        reached = f"{caller} cannot reach {target}:{key.port}, but {', '.join(sorted(reach))} can"
+    if others := facts.contacts.reached_by(key, since_s=since_s):
+        reached = f"{caller} cannot reach {target}:{key.port}, but {', '.join(others)} can"
         return {caller: (0.9, reached), target: (0.1, fails)}
     if target in facts.silent:
         return {target: (0.97, f"{fails}, and the agent of {target} is silent"), caller: (0.03, fails)}
@@ -180,20 +178,12 @@ def _speak_failing(symptom: Symptom, facts: Facts) -> Speaks:
 def _speak_unanswered(symptom: Symptom, facts: Facts, fails: str) -> Speaks:
     """Nothing comes back: one of the two machines is cut off, more likely the one that is in touch with nobody else."""
     caller, target = symptom.key.source, symptom.key.target
-    ours = _in_touch(caller, target, facts, symptom.since_s)
-    theirs = _in_touch(target, caller, facts, symptom.since_s)
+    ours = facts.contacts.in_touch(caller, besides=target, since_s=symptom.since_s)
+    theirs = facts.contacts.in_touch(target, besides=caller, since_s=symptom.since_s)
     weight = {-2: 0.9, -1: 0.75, 0: 0.5, 1: 0.25, 2: 0.1}[theirs - ours]
     for_target = f"{fails}, while {caller} is in touch with others" if ours > theirs else fails
     for_caller = f"{fails}, while {target} is in touch with others" if theirs > ours else fails
     return {target: (weight, for_target), caller: (1 - weight, for_caller)}
-
-
-def _in_touch(name: str, besides: str, facts: Facts, since_s: float) -> int:
-    """2 when an answer has gone to or come from somebody else since, 1 when a connection is merely open, else 0."""
-    others = [one for one in facts.contacts[name] if besides not in (one.key.source, one.key.target)]
-    if any(max(contact.established_s, contact.refused_s) > since_s for contact in others):
-        return 2
-    return 1 if any(contact.open for contact in others) else 0
 
 
 def _speak_missing(symptom: Symptom, facts: Facts) -> Speaks:
@@ -202,15 +192,6 @@ def _speak_missing(symptom: Symptom, facts: Facts) -> Speaks:
     if target in facts.silent:
         return {caller: (0.5, gone), target: (0.5, f"{gone}, and the agent of {target} is silent")}
     return {caller: (0.8, gone), target: (0.2, gone)}
-
-
-def _same_door(contact: Contact, key: EdgeKey, since_s: float) -> bool:
-    same = (contact.key.target, contact.key.transport, contact.key.port) == (
-        key.target,
-        key.transport,
-        key.port,
-    )
-    return same and (contact.open or contact.established_s > since_s)
 
 
 def _explain_away(symptoms: Sequence[Symptom], speaks: dict[EdgeKey, Speaks], facts: Facts) -> None:
@@ -270,9 +251,8 @@ def _roots(needs: "nx.DiGraph[str]") -> dict[str, frozenset[str]]:
     if not needs:
         return {}
     condensed = nx.condensation(needs)
-    roots: dict[str, frozenset[str]] = {}
-    for start in condensed:
-        reached = {start} | nx.descendants(condensed, start)
-        sinks = [condensed.nodes[part]["members"] for part in reached if condensed.out_degree(part) == 0]
-        roots |= dict.fromkeys(condensed.nodes[start]["members"], frozenset[str]().union(*sinks))
-    return roots
+    roots: dict[int, frozenset[str]] = {}
+    for part in reversed(list(nx.topological_sort(condensed))):
+        below = {roots[successor] for successor in condensed.successors(part)}
+        roots[part] = frozenset().union(*below) if below else frozenset(condensed.nodes[part]["members"])
+    return {name: roots[part] for name, part in condensed.graph["mapping"].items()}

@@ -8,7 +8,7 @@ passing of time stands in a heap of deadlines.
 import heapq
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -70,16 +70,23 @@ class Deviation:
         self._golden: dict[EdgeKey, GoldenEdge] = {edge.key: edge for edge in image.edges}
         self._roles: dict[tuple[str, str, int], list[EdgeKey]] = {}
         for key in self._golden:
-            self._roles.setdefault((key.source, key.transport, key.port), []).append(key)
+            self._roles.setdefault(_role(key), []).append(key)
         self._inbound: dict[str, list[EdgeKey]] = {}
+        self._outbound: dict[str, list[EdgeKey]] = {}
         for key in self._golden:
             self._inbound.setdefault(key.target, []).append(key)
+            self._outbound.setdefault(key.source, []).append(key)
         self._judged: dict[EdgeKey, Judged] = {}
         self._deadlines: list[tuple[float, EdgeKey]] = []
         self._scheduled: dict[EdgeKey, float] = {}
         self._wrong: Counter[str] = Counter()
         self._total: Counter[str] = Counter()
-        self._states: Counter[EdgeState] = Counter()
+        self._keys: dict[EdgeState, dict[EdgeKey, None]] = {state: {} for state in EdgeState}
+        self._awaited: dict[EdgeKey, None] = {}
+        self._early: dict[EdgeKey, None] = {}
+        self._strangers: dict[tuple[str, str, int], dict[EdgeKey, LiveEdge]] = {}
+        self._vcds = frozenset(image.vcds)
+        self._by_text: dict[str, EdgeKey] = {}
         for edge in image.edges:
             self._total.update(self._touches(edge.key))
 
@@ -92,15 +99,45 @@ class Deviation:
         """The golden edges that lead to a node."""
         return self._inbound.get(name, ())
 
+    def named(self, text: str) -> EdgeKey | None:
+        """The golden edge that reads so."""
+        if not self._by_text:
+            self._by_text = {str(key): key for key in self._golden}
+        return self._by_text.get(text)
+
+    def has_to_be(self, key: EdgeKey) -> bool:
+        """Whether a golden edge is there in every good launch without anybody asking for it."""
+        golden = self._golden[key]
+        return golden.kind is not Kind.ON_DEMAND and self.image.required(golden)
+
+    def touching(self, name: str) -> list[EdgeKey]:
+        """The golden edges that begin or end at a node."""
+        return [*self._outbound.get(name, ()), *self._inbound.get(name, ())]
+
     @property
     def states(self) -> Mapping[EdgeState, int]:
         """How many edges are in each state."""
-        return self._states
+        return {state: len(keys) for state, keys in self._keys.items() if keys}
+
+    @property
+    def awaited(self) -> Collection[EdgeKey]:
+        """The edges without which the launch is not complete, and which have not been seen to work yet."""
+        return self._awaited.keys()
+
+    @property
+    def early(self) -> Collection[EdgeKey]:
+        """The edges that fail while they are not due."""
+        return self._early.keys()
+
+    @property
+    def unexpected(self) -> Collection[EdgeKey]:
+        """The live edges that are not in the image."""
+        return self._keys[EdgeState.UNEXPECTED].keys()
 
     @property
     def wrong_edges(self) -> int:
         """How many golden edges deviate."""
-        return sum(self._states.get(state, 0) for state in WRONG)
+        return sum(len(self._keys[state]) for state in WRONG)
 
     def judged(self) -> Mapping[EdgeKey, Judged]:
         """Every golden edge, and every live one outside the image."""
@@ -108,15 +145,19 @@ class Deviation:
 
     def wrong(self) -> dict[EdgeKey, Judged]:
         """The golden edges that deviate."""
-        return {key: judged for key, judged in self._judged.items() if judged.state in WRONG}
+        return {key: self._judged[key] for state in WRONG for key in self._keys[state]}
 
     def stack(self) -> float:
         """The whole stack's deviation."""
         return self._wrong[""] / max(self._total[""], 1)
 
     def vcds(self) -> dict[str, float]:
-        """Each VCD's deviation."""
-        return {vcd: min(1.0, self._wrong[vcd] / max(self._total[vcd], 1)) for vcd in self.image.vcds}
+        """The deviation of each VCD that deviates at all."""
+        return {
+            vcd: min(1.0, wrong / max(self._total[vcd], 1))
+            for vcd, wrong in self._wrong.items()
+            if vcd in self._vcds
+        }
 
     def next_deadline_s(self) -> float | None:
         """When an edge may change its state without any report."""
@@ -134,15 +175,25 @@ class Deviation:
         """Judge one edge again after it, its source or its target changed."""
         golden, live = self._golden.get(key), self._graph.get(key)
         if golden is not None:
-            self._set(key, *self._judge(golden, live, sources, now_s), now_s)
+            state, reason, next_s = self._judge(golden, live, sources, now_s)
+            self._set(key, state, reason, next_s, now_s)
         elif live is not None:
-            for other in self._roles.get((key.source, key.transport, key.port), ()):
-                self.touch(other, sources, now_s)
-            self._touch_unexpected(live, now_s)
+            self._touch_unexpected(live, sources, now_s)
 
-    def _touch_unexpected(self, live: LiveEdge, now_s: float) -> None:
+    def _touch_unexpected(self, live: LiveEdge, sources: Mapping[str, Source], now_s: float) -> None:
+        """An edge outside the image may stand for those of the same role that are in it."""
+        role = _role(live.key)
         quiet_s = (live.last_attempt_s or now_s) + UNEXPECTED_KEPT_S
-        if live.flows and (live.open or live.pending or quiet_s > now_s):
+        counts = bool(live.flows) and (live.open > 0 or live.pending > 0 or quiet_s > now_s)
+        strangers = self._strangers.setdefault(role, {})
+        strangers.pop(live.key, None)
+        if counts:
+            strangers[live.key] = live
+        elif not strangers:
+            del self._strangers[role]
+        for other in self._roles.get(role, ()):
+            self.touch(other, sources, now_s)
+        if counts:
             self._set(live.key, EdgeState.UNEXPECTED, "not in the golden image", quiet_s, now_s)
         else:
             self._clear(live.key)
@@ -152,8 +203,10 @@ class Deviation:
     ) -> tuple[EdgeState, str, float | None]:
         """State, reason, and when time alone may change it."""
         due_s = self._due_s(golden, live, sources)
+        self._early.pop(golden.key, None)
         if live is not None and live.failing(now_s, patience_s=self.policy.patience_s):
             if now_s < due_s:
+                self._early[golden.key] = None
                 return EdgeState.WAITING, f"attempts fail, but it is due only {_in(due_s - now_s)}", due_s
             return EdgeState.FAILING, failure_sentence(live, now_s), None
         stuck_s = None
@@ -185,7 +238,7 @@ class Deviation:
             return settled, f"the agent of {golden.source} is silent", None
         if other := self._replacement(golden.key, now_s, overdue=False):
             return EdgeState.RETARGETED, other, None
-        if golden.kind is Kind.ON_DEMAND or not self.image.required(golden):
+        if not self.has_to_be(golden.key):
             return settled, "worked when last called on" if seen_ok else "nothing has called on it yet", None
         active_s = max(due_s if seen_ok else 0.0, source.seen_since_s)
         if live is not None:
@@ -211,15 +264,12 @@ class Deviation:
         """
         known = self._graph.get(key)
         last_s = (known.last_attempt_s if known else None) or 0.0
-        for live in self._graph.outbound(key.source):
-            other = live.key
-            if other in self._golden or (other.transport, other.port) != (key.transport, key.port):
-                continue
+        for other, live in self._strangers.get(_role(key), {}).items():
             attempted_s = live.last_attempt_s or 0.0
             if attempted_s <= last_s or attempted_s < now_s - UNEXPECTED_KEPT_S:
                 continue
             fails = not live.seen_ok and live.failing(now_s, patience_s=self.policy.patience_s)
-            if overdue or (fails and key.target in self.image.vcds):
+            if overdue or (fails and key.target in self._vcds):
                 return f"{key.source} calls {other.target}:{other.port} instead of {key.target}"
         return ""
 
@@ -230,11 +280,11 @@ class Deviation:
     def _counts(self, key: EdgeKey, state: EdgeState) -> bool:
         if state is not EdgeState.UNEXPECTED:
             return state in WRONG
-        role = self._roles.get((key.source, key.transport, key.port), ())
+        role = self._roles.get(_role(key), ())
         replaces = any(
             self._judged[other].state is EdgeState.RETARGETED for other in role if other in self._judged
         )
-        return not replaces and (key.target in self.image.vcds or self.policy.count_external)
+        return not replaces and (key.target in self._vcds or self.policy.count_external)
 
     def _set(
         self, key: EdgeKey, state: EdgeState, reason: str, deadline_s: float | None, now_s: float
@@ -247,16 +297,28 @@ class Deviation:
         since_s = before.since_s if before is not None and before.state is state else now_s
         self._clear(key)
         self._judged[key] = Judged(state, reason, since_s, counted)
-        self._states[state] += 1
+        self._keys[state][key] = None
+        if state is EdgeState.WAITING and self.has_to_be(key):
+            self._awaited[key] = None
         if counted:
             self._wrong.update(self._touches(key))
 
     def _clear(self, key: EdgeKey) -> None:
         before = self._judged.pop(key, None)
-        if before is not None:
-            self._states[before.state] -= 1
-            if before.counted:
-                self._wrong.subtract(self._touches(key))
+        if before is None:
+            return
+        del self._keys[before.state][key]
+        self._awaited.pop(key, None)
+        if before.counted:
+            for name in self._touches(key):
+                self._wrong[name] -= 1
+                if not self._wrong[name]:
+                    del self._wrong[name]
+
+
+def _role(key: EdgeKey) -> tuple[str, str, int]:
+    """What an edge is to its source, whoever the target."""
+    return key.source, key.transport, key.port
 
 
 def failure_sentence(live: LiveEdge, now_s: float) -> str:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from dm.blame import Contact, Facts, Symptom
+from dm.blame import Facts, Symptom
+from dm.contacts import Contact, Contacts
 from dm.deviation import Deviation, EdgeState, Judged, Policy
 from dm.edge import EdgeKey, Failure, LiveEdge
 from dm.golden import Kind
@@ -13,9 +14,13 @@ from dm.vcd import VcdState
 
 
 class View(NamedTuple):
-    """A stack as it is now. ``launch_s`` is when its launch began, on the manager's clock."""
+    """A stack as it is now. ``doubtful`` are the VCDs that are not wholly seen or not up.
+
+    ``launch_s`` is when its launch began, on the manager's clock.
+    """
 
     vcds: Mapping[str, VcdState]
+    doubtful: Mapping[str, VcdState]
     graph: LiveGraph
     deviation: Deviation
     policy: Policy
@@ -24,30 +29,37 @@ class View(NamedTuple):
 
 def symptoms(view: View) -> tuple[Symptom, ...]:
     """The golden edges that deviate, each with what is known beside its state."""
-    return tuple(_symptom(view, key, judged) for key, judged in sorted(view.deviation.wrong().items()))
+    called: dict[str, bool] = {}
+    return tuple(
+        _symptom(view, key, judged, called) for key, judged in sorted(view.deviation.wrong().items())
+    )
 
 
 def facts(view: View, about: Iterable[Symptom], *, now_s: float) -> Facts:
     """What is known of the nodes at the ends of these symptoms."""
     ends = {end for symptom in about for end in (symptom.key.source, symptom.key.target)}
-    vcds = view.vcds.values()
+    vcds = [view.vcds[end] for end in ends if end in view.vcds]
     return Facts(
-        vcds=frozenset(view.vcds),
+        vcds=view.vcds.keys(),
         down={vcd.name: why for vcd in vcds if (why := vcd.why_down(now_s))},
         silent=frozenset(vcd.name for vcd in vcds if vcd.seen_since_s is None),
-        excused=_excused(view, now_s),
-        contacts={end: [_contact(view, edge, now_s) for edge in view.graph.touching(end)] for end in ends},
+        excused=view.deviation.early,
+        contacts=Contacts(
+            lambda name: (_contact(edge, now_s, view.policy) for edge in view.graph.touching(name))
+        ),
     )
 
 
-def _symptom(view: View, key: EdgeKey, judged: Judged) -> Symptom:
+def _symptom(view: View, key: EdgeKey, judged: Judged, called: dict[str, bool]) -> Symptom:
     live = view.graph.get(key)
     kinds = frozenset(live.kinds) if live is not None else frozenset()
     pending = live is not None and live.oldest_pending_s is not None and live.failures_since_ok == 0
     since_s = judged.since_s
     if live is not None and judged.state is EdgeState.FAILING:
         since_s = min(since_s, live.failing_since_s or live.oldest_pending_s or since_s)
-    uncalled = judged.state is EdgeState.MISSING and not _is_called(view.deviation, key.source, set())
+    if judged.state is EdgeState.MISSING and key.source not in called:
+        called[key.source] = _is_called(view.deviation, key.source, set())
+    uncalled = judged.state is EdgeState.MISSING and not called[key.source]
     return Symptom(key, judged, kinds, max(since_s, view.launch_s), pending, uncalled)
 
 
@@ -70,18 +82,8 @@ def _is_called(deviation: Deviation, name: str, seen: set[str]) -> bool:
     return False
 
 
-def _excused(view: View, now_s: float) -> list[EdgeKey]:
-    """Edges that fail while they are not due."""
-    if not view.deviation.states.get(EdgeState.WAITING, 0):
-        return []
-    waiting = (key for key, judged in view.deviation.judged().items() if judged.state is EdgeState.WAITING)
-    live = ((key, view.graph.get(key)) for key in waiting)
-    patience_s = view.policy.patience_s
-    return [key for key, edge in live if edge is not None and edge.failing(now_s, patience_s=patience_s)]
-
-
-def _contact(view: View, edge: LiveEdge, now_s: float) -> Contact:
-    fails = edge.failing(now_s, patience_s=view.policy.patience_s)
+def _contact(edge: LiveEdge, now_s: float, policy: Policy) -> Contact:
+    fails = edge.failing(now_s, patience_s=policy.patience_s)
     refused = edge.last_failure_s if Failure.REFUSED in edge.kinds else None
     established = edge.last_established_s if edge.answers else None
     return Contact(

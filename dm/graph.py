@@ -1,12 +1,9 @@
 """The live graph of one stack, built from agents' reports one flow at a time.
 
-Hot edges stand in plain dictionaries; networkx holds the topology, which changes rarely, and what is asked of it.
+Plain dictionaries, by identity, by either end and by address: an update costs the edges that it touches.
 """
 
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
-
-import networkx as nx
 
 from dm.edge import Address, EdgeKey, Flow, FlowKey, LiveEdge
 
@@ -23,8 +20,9 @@ class LiveGraph:
         self._flows_at: dict[Address, set[FlowKey]] = {}
         self._flows_of: dict[str, set[FlowKey]] = {}
         self._owner: dict[Address, str] = {}
-        self._outbound: Counter[str] = Counter()
-        self.topology: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+        self._addresses: dict[str, set[Address]] = {}
+        self._outbound: dict[str, dict[EdgeKey, LiveEdge]] = {}
+        self._inbound: dict[str, dict[EdgeKey, LiveEdge]] = {}
 
     def __iter__(self) -> Iterator[LiveEdge]:
         return iter(self._edges.values())
@@ -38,30 +36,23 @@ class LiveGraph:
 
     def outbound(self, source: str) -> list[LiveEdge]:
         """The edges that a node calls on."""
-        if source not in self.topology:
-            return []
-        return [self._edges[key] for _, _, key in self.topology.out_edges(source, keys=True)]
+        return list(self._outbound.get(source, {}).values())
 
     def touching(self, name: str) -> list[LiveEdge]:
         """The edges that begin or end at a node."""
-        if name not in self.topology:
-            return []
-        inbound = [self._edges[key] for _, _, key in self.topology.in_edges(name, keys=True)]
-        return self.outbound(name) + inbound
+        return [*self._outbound.get(name, {}).values(), *self._inbound.get(name, {}).values()]
 
     def size(self, source: str) -> int:
         """How much a node's agent takes up: its flows, or its edges if there are more."""
-        return max(len(self._flows_of.get(source, ())), self._outbound[source])
+        return max(len(self._flows_of.get(source, ())), len(self._outbound.get(source, ())))
 
     def forget(self, source: str, *, kept: Container[EdgeKey]) -> None:
         """Forget a node's edges that no flow stands for any more, but those to be kept."""
         for edge in self.outbound(source):
             if not edge.flows and edge.key not in kept:
                 del self._edges[edge.key]
-                self._outbound[source] -= 1
-                self.topology.remove_edge(source, edge.key.target, key=edge.key)
-                if not self.topology.degree(edge.key.target):
-                    self.topology.remove_node(edge.key.target)
+                _discard(self._outbound, source, edge.key)
+                _discard(self._inbound, edge.key.target, edge.key)
 
     def owner(self, address: Address) -> str | None:
         """The VCD that has an address now."""
@@ -69,16 +60,19 @@ class LiveGraph:
 
     def addresses(self, vcd: str) -> list[Address]:
         """The addresses that a VCD has now."""
-        return [address for address, owner in self._owner.items() if owner == vcd]
+        return list(self._addresses.get(vcd, ()))
 
     def own(self, vcd: str, addresses: Iterable[Address], *, now_s: float) -> None:
         """Say which addresses a VCD has now; flows to them become edges to it."""
-        wanted = set(addresses)
-        gone = {address for address, owner in self._owner.items() if owner == vcd} - wanted
+        wanted, had = set(addresses), self._addresses.get(vcd, set())
+        gone, gained = had - wanted, wanted - had
         for address in gone:
             del self._owner[address]
-        gained = {address for address in wanted if self._owner.get(address) != vcd}
-        self._owner.update(dict.fromkeys(gained, vcd))
+        for address in gained:
+            if (other := self._owner.get(address)) is not None:
+                self._addresses[other].discard(address)
+            self._owner[address] = vcd
+        self._addresses[vcd] = wanted
         for address in gone | gained:
             for flow_key in list(self._flows_at.get(address, ())):
                 flow = self._edges[self._edge_of[flow_key]].flows[flow_key]
@@ -99,13 +93,12 @@ class LiveGraph:
         """A VCD started anew: its own edges prove nothing yet, failures towards it are forgiven."""
         for flow_key in list(self._flows_of.get(vcd, ())):
             self._unplace(flow_key, now_s=now_s)
-        for edge in self._edges.values():
-            if edge.key.source == vcd:
-                edge.restart()
-                self._changed(edge)
-            elif edge.key.target == vcd:
-                edge.forgive()
-                self._changed(edge)
+        for edge in self._outbound.get(vcd, {}).values():
+            edge.restart()
+            self._changed(edge)
+        for edge in self._inbound.get(vcd, {}).values():
+            edge.forgive()
+            self._changed(edge)
 
     def _place(self, flow_key: FlowKey, flow: Flow, *, now_s: float) -> None:
         key = EdgeKey(flow_key.source, self._target(flow_key, flow), flow_key.transport, flow_key.port)
@@ -114,8 +107,8 @@ class LiveGraph:
         edge = self._edges.get(key)
         if edge is None:
             edge = self._edges[key] = LiveEdge(key)
-            self.topology.add_edge(key.source, key.target, key=key)
-            self._outbound[key.source] += 1
+            self._outbound.setdefault(key.source, {})[key] = edge
+            self._inbound.setdefault(key.target, {})[key] = edge
         self._edge_of[flow_key] = key
         self._flows_at.setdefault(flow_key.address, set()).add(flow_key)
         self._flows_of.setdefault(flow_key.source, set()).add(flow_key)
@@ -134,3 +127,9 @@ class LiveGraph:
         if owner is not None:
             return owner
         return next((claim.name for claim in flow.names if not claim.hint), str(flow_key.address))
+
+
+def _discard(edges: dict[str, dict[EdgeKey, LiveEdge]], name: str, key: EdgeKey) -> None:
+    del edges[name][key]
+    if not edges[name]:
+        del edges[name]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from dm.deviation import Deviation, EdgeState, Policy, Source
 from dm.edge import Address, EdgeKey, Flow, FlowKey, LiveEdge
 from dm.evidence import View
-from dm.golden import GoldenError, GoldenImage, Kind, learn
+from dm.golden import GoldenError, GoldenImage, learn
 from dm.graph import LiveGraph
 from dm.vcd import SILENT_AFTER_S, Power, VcdState
 from dm.verdict import Judge, Judgement, inconclusive
@@ -30,6 +30,8 @@ class Stack:
 
     def __init__(self, spec: Spec, *, generations: Mapping[str, int], now_s: float) -> None:
         self.vcds: dict[str, VcdState] = {}
+        self._doubtful: dict[str, VcdState] = {}
+        self._by_hearing: dict[str, VcdState] = {}
         self._touched: set[EdgeKey] = set()
         self.graph = LiveGraph(changed=self._note)
         self.deviation: Deviation | None = None
@@ -44,12 +46,15 @@ class Stack:
         relaunched = spec.launch != self.spec.launch or spec.fingerprint != self.spec.fingerprint
         if relaunched:
             self.vcds.clear()
+            self._doubtful.clear()
+            self._by_hearing.clear()
             self.graph = LiveGraph(changed=self._note)
         self.spec = spec
         for name, addresses in spec.vcds.items():
             if name not in self.vcds:
                 generation = max(1, generations.get(name, 1))
-                self.vcds[name] = VcdState(name, generation=generation, started_s=spec.launch_s)
+                vcd = self.vcds[name] = VcdState(name, generation=generation, started_s=spec.launch_s)
+                self._doubtful[name] = vcd
                 self.graph.own(name, addresses, now_s=now_s)
         self._sources = {name: vcd.source for name, vcd in self.vcds.items()}
         self.use_image(self.image, now_s=now_s)
@@ -70,15 +75,16 @@ class Stack:
 
     def hello(self, vcd: VcdState, *, session: str, probes: Iterable[str], now_s: float) -> None:
         """An agent opened its stream; until its table is complete it has seen nothing."""
-        vcd.session, vcd.connected, vcd.last_heard_s = session, True, now_s
+        vcd.session, vcd.connected = session, True
         vcd.missing_probes = tuple(probes)
         vcd.adopt()
         vcd.pending_table = set()
         self._see(vcd, None, now_s)
+        self.heard(vcd, now_s=now_s)
 
     def presence(self, vcd: VcdState, addresses: Sequence[Address], *, now_s: float) -> None:
         """An agent said which addresses its machine has."""
-        vcd.last_heard_s = now_s
+        self.heard(vcd, now_s=now_s)
         if addresses:
             self.graph.own(vcd.name, addresses, now_s=now_s)
         self._judge_touched(now_s)
@@ -87,7 +93,7 @@ class Stack:
         self, vcd: VcdState, flows: Iterable[tuple[FlowKey, Flow]], *, complete: bool, now_s: float
     ) -> None:
         """An agent reported flows; ``complete`` ends the table that follows its hello."""
-        vcd.last_heard_s = now_s
+        self.heard(vcd, now_s=now_s)
         for key, flow in flows:
             if vcd.pending_table is not None:
                 vcd.pending_table.add(key)
@@ -107,12 +113,17 @@ class Stack:
 
     def losses(self, vcd: VcdState, losses: Mapping[str, int], *, now_s: float) -> None:
         """An agent said what it could not count, cumulatively by reason."""
-        vcd.last_heard_s = now_s
+        self.heard(vcd, now_s=now_s)
         vcd.lose(losses, now_s=now_s)
 
     def heard(self, vcd: VcdState, *, now_s: float) -> None:
-        """An agent has nothing new."""
+        """An agent has nothing new, but it is there."""
         vcd.last_heard_s = now_s
+        # The one not heard for longest stands first.
+        self._by_hearing.pop(vcd.name, None)
+        self._by_hearing[vcd.name] = vcd
+        if vcd.connected and vcd.seen_since_s is None and vcd.pending_table is None:
+            self._see(vcd, now_s, now_s)
 
     def lost(self, vcd: VcdState, *, now_s: float) -> None:
         """An agent's stream ended: from here on nothing is known of what its machine calls."""
@@ -127,7 +138,9 @@ class Stack:
         A restart begins the VCD's launch again: its own edges and those to it are due as they were after the launch.
         One that keeps restarting is forgiven a few times only; ``expected`` ones, our own doing, always.
         """
-        if not vcd.instance(power, incarnation):
+        restarted = vcd.instance(power, incarnation)
+        self._note_vcd(vcd)
+        if not restarted:
             return False
         vcd.pending_table = set()
         if vcd.is_forgiven(now_s) or expected:
@@ -138,15 +151,13 @@ class Stack:
 
     def judge(self, *, now_s: float) -> Judgement:
         """The verdict now."""
-        for vcd in self.vcds.values():
-            if vcd.connected and now_s - vcd.last_heard_s > SILENT_AFTER_S and vcd.seen_since_s is not None:
-                self._see(vcd, None, now_s)
-            elif vcd.connected and vcd.seen_since_s is None and vcd.pending_table is None:
-                self._see_again(vcd, now_s)
+        self._note_silence(now_s)
         if self.deviation is None:
             return inconclusive(None, [self._why_no_image()])
         self.deviation.advance(self._sources, now_s)
-        view = View(self.vcds, self.graph, self.deviation, self.spec.policy, self.spec.launch_s)
+        view = View(
+            self.vcds, self._doubtful, self.graph, self.deviation, self.spec.policy, self.spec.launch_s
+        )
         return self._judge.judge(view, now_s=now_s)
 
     def learn(self, *, smoke: bool) -> GoldenImage:
@@ -184,21 +195,15 @@ class Stack:
         """
         if self.deviation is None:
             return []
-        texts, ends, judged = set(symptoms), set(vcds), self.deviation.judged()
-        asked = (
-            edge
-            for key, edge in self.deviation.golden.items()
-            if str(key) in texts
-            or (
-                ends & {key.source, key.target}
-                and edge.kind is not Kind.ON_DEMAND
-                and self.deviation.image.required(edge)
-            )
+        deviation, judged = self.deviation, self.deviation.judged()
+        asked = dict.fromkeys(key for text in symptoms if (key := deviation.named(text)) is not None)
+        asked |= dict.fromkeys(
+            key for vcd in vcds for key in deviation.touching(vcd) if deviation.has_to_be(key)
         )
         return [
-            edge.key
-            for edge in asked
-            if judged[edge.key].state is not EdgeState.OK or not self._proved_since(edge.key, since_s, now_s)
+            key
+            for key in asked
+            if judged[key].state is not EdgeState.OK or not self._proved_since(key, since_s, now_s)
         ]
 
     def _proved_since(self, key: EdgeKey, since_s: float, now_s: float) -> bool:
@@ -216,15 +221,9 @@ class Stack:
         """Seconds that these VCDs may take after a start until their edges are back, by what was learned."""
         if self.deviation is None:
             return self.spec.policy.slack_s
-        ends = set(vcds)
-        return max(
-            (
-                edge.deadline_s(self.spec.policy.slack_s)
-                for edge in self.deviation.golden.values()
-                if edge.source in ends or edge.target in ends
-            ),
-            default=self.spec.policy.slack_s,
-        )
+        slack_s, golden = self.spec.policy.slack_s, self.deviation.golden
+        touched = (golden[key] for vcd in vcds for key in self.deviation.touching(vcd))
+        return max((edge.deadline_s(slack_s) for edge in touched), default=slack_s)
 
     def _why_no_image(self) -> str:
         if self.image is None:
@@ -240,14 +239,26 @@ class Stack:
             for key in touched:
                 self.deviation.touch(key, self._sources, now_s)
 
-    def _see_again(self, vcd: VcdState, now_s: float) -> None:
-        if now_s - vcd.last_heard_s <= SILENT_AFTER_S:
-            self._see(vcd, now_s, now_s)
+    def _note_silence(self, now_s: float) -> None:
+        while self._by_hearing:
+            vcd = next(iter(self._by_hearing.values()))
+            if now_s - vcd.last_heard_s <= SILENT_AFTER_S:
+                break
+            del self._by_hearing[vcd.name]
+            if vcd.connected and vcd.seen_since_s is not None:
+                self._see(vcd, None, now_s)
+
+    def _note_vcd(self, vcd: VcdState) -> None:
+        if vcd.doubtful:
+            self._doubtful[vcd.name] = vcd
+        else:
+            self._doubtful.pop(vcd.name, None)
 
     def _see(self, vcd: VcdState, since_s: float | None, now_s: float) -> None:
         """Whether a VCD is seen changes what its edges mean."""
         vcd.seen_since_s = since_s
         self._sources[vcd.name] = vcd.source
+        self._note_vcd(vcd)
         if self.deviation is not None:
-            self._touched |= {key for key in self.deviation.golden if vcd.name in (key.source, key.target)}
+            self._touched.update(self.deviation.touching(vcd.name))
         self._judge_touched(now_s)

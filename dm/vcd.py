@@ -58,6 +58,11 @@ class VcdState:
         return generation == self.generation or (generation == 0 and self._adopted == self.generation)
 
     @property
+    def doubtful(self) -> bool:
+        """Whether it is not wholly seen, or not up."""
+        return self.seen_since_s is None or bool(self.missing_probes) or self.power in DOWN
+
+    @property
     def source(self) -> Source:
         """What its own edges are judged by."""
         return Source(self.started_s, self.seen_since_s)

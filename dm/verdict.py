@@ -8,10 +8,10 @@ from typing import NamedTuple
 from dm.blame import Finding, Symptom, blame
 from dm.deviation import EdgeState
 from dm.evidence import View, facts, symptoms
-from dm.golden import Kind
 from dm.vcd import DOWN
 
 FAILURES_PROVE = 2
+REASONS_SHOWN = 5
 NOBODY = Finding((), (), confident=True)
 
 
@@ -26,7 +26,10 @@ class Verdict(StrEnum):
 
 
 class Judgement(NamedTuple):
-    """The verdict and everything that led to it. ``fault_s`` is when the first deviating edge went wrong."""
+    """The verdict and everything that led to it. A VCD without ``vcd_deviation`` deviates by 0.
+
+    ``fault_s`` is when the first deviating edge went wrong.
+    """
 
     verdict: Verdict
     reasons: tuple[str, ...]
@@ -112,19 +115,14 @@ def _judge_whole(view: View) -> Judgement:
     deviation = view.deviation
     if doubts := _doubts(view):
         return inconclusive(view, doubts)
-    waiting = [
-        (key, judged)
-        for key, judged in deviation.judged().items()
-        if judged.state is EdgeState.WAITING and deviation.golden[key].kind is not Kind.ON_DEMAND
-        and deviation.image.required(deviation.golden[key])
-    ] if deviation.states.get(EdgeState.WAITING, 0) else []  # fmt: skip
-    share, shares = deviation.stack(), deviation.vcds()
-    if waiting:
-        reasons = tuple(f"{key} is {judged.reason}" for key, judged in itertools.islice(waiting, 5))
+    share, shares, judged = deviation.stack(), deviation.vcds(), deviation.judged()
+    if deviation.awaited:
+        some = itertools.islice(deviation.awaited, REASONS_SHOWN)
+        reasons = tuple(f"{key} is {judged[key].reason}" for key in some)
         return Judgement(Verdict.LAUNCHING, reasons, share, shares)
-    if deviation.states.get(EdgeState.UNEXPECTED, 0) and share > 0:
+    if share > 0:
         unexpected = (
-            f"{key} is not in the golden image" for key, j in deviation.judged().items() if j.counted
+            f"{key} is not in the golden image" for key in deviation.unexpected if judged[key].counted
         )
         return Judgement(Verdict.DEGRADED, tuple(unexpected), share, shares)
     return Judgement(Verdict.OK, ("every golden edge is as it should be",), share, shares)
@@ -148,7 +146,7 @@ def _doubt_of_one(view: View, symptom: Symptom, now_s: float) -> str:
 
 
 def _doubts(view: View) -> list[str]:
-    vcds = view.vcds.values()
+    vcds = view.doubtful.values()
     doubts = [f"the agent of {vcd.name} is silent" for vcd in vcds if vcd.seen_since_s is None]
     for vcd in vcds:
         if vcd.missing_probes:

@@ -12,7 +12,19 @@ from tests.stubs import PROTO, ROOT, generate
 
 PACKAGES = ("dma", "dm", "idm")
 ALLOWED = {"dma": {"dm.v1", "dm.peer", "dm.tls"}, "idm": {"dm.v1", "dm.client"}, "dm": set()}
-PURE = ("edge", "graph", "golden", "deviation", "blame", "evidence", "vcd", "verdict", "rollback", "stack")
+PURE = (
+    "edge",
+    "graph",
+    "golden",
+    "deviation",
+    "contacts",
+    "blame",
+    "evidence",
+    "vcd",
+    "verdict",
+    "rollback",
+    "stack",
+)
 IMPURE_MODULES = {"asyncio", "grpc", "os", "pathlib", "random", "socket", "sqlite3", "subprocess", "time"}
 FEW = {"bcc": 1, "libvirt": 2, "podman": 1, "ctypes": 3, "pyroute2": 4}
 

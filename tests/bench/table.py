@@ -11,6 +11,7 @@ COMMANDS = {
     "faults": "make soak",
     "rollback": "make bench-rollback",
     "blame": "make bench-blame",
+    "graph": "make bench-graph",
     "revert": "make bench-revert",
     "capture": "make bench-capture",
 }

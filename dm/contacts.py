@@ -1,0 +1,89 @@
+"""Who was lately in touch with whom. Pure.
+
+Asked once for each deviating edge: each node's connections are sorted the first time, so that blaming a node with
+thousands of callers costs thousands of steps and not millions.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from itertools import takewhile
+from typing import NamedTuple
+
+from dm.edge import EdgeKey
+
+NAMED = 3
+"""How many of those who reach a target are told by name."""
+
+
+class Contact(NamedTuple):
+    """What one live edge proves of its ends. Times are of the last proof; -inf is never."""
+
+    key: EdgeKey
+    established_s: float
+    refused_s: float
+    open: bool
+
+
+class _Touch(NamedTuple):
+    """A node's partners by when something last came back from or for them, and two that hold a connection."""
+
+    answered: tuple[tuple[float, str], ...]
+    held: tuple[str, ...]
+
+
+class Contacts:
+    """Answers for any node; ``touching`` gives the live edges that begin or end at one."""
+
+    def __init__(self, touching: Callable[[str], Iterable[Contact]]) -> None:
+        self._touching = touching
+        self._contacts: dict[str, list[Contact]] = {}
+        self._touches: dict[str, _Touch] = {}
+        self._doors: dict[str, dict[tuple[str, int], list[tuple[float, str]]]] = {}
+
+    def reached_by(self, key: EdgeKey, *, since_s: float) -> list[str]:
+        """Some others who got through to the same port of an edge's target since then, in a stable order."""
+        doors = self._doors.get(key.target)
+        if doors is None:
+            doors = self._doors[key.target] = self._find_doors(key.target)
+        reached = takewhile(lambda one: one[0] > since_s, doors.get((key.transport, key.port), ()))
+        others = (source for _, source in reached if source != key.source)
+        return sorted(name for name, _ in zip(others, range(NAMED), strict=False))
+
+    def in_touch(self, name: str, *, besides: str, since_s: float) -> int:
+        """2 when an answer went to or came from somebody else since, 1 when a connection is merely open, else 0."""
+        touch = self._touches.get(name)
+        if touch is None:
+            touch = self._touches[name] = self._find_touch(name)
+        if any(time_s > since_s for time_s, partner in touch.answered if partner != besides):
+            return 2
+        return 1 if any(partner != besides for partner in touch.held) else 0
+
+    def _of(self, name: str) -> list[Contact]:
+        contacts = self._contacts.get(name)
+        if contacts is None:
+            contacts = self._contacts[name] = list(self._touching(name))
+        return contacts
+
+    def _find_doors(self, name: str) -> dict[tuple[str, int], list[tuple[float, str]]]:
+        doors: dict[tuple[str, int], list[tuple[float, str]]] = {}
+        for contact in self._of(name):
+            if contact.key.target == name:
+                time_s = math.inf if contact.open else contact.established_s
+                door = doors.setdefault((contact.key.transport, contact.key.port), [])
+                door.append((time_s, contact.key.source))
+        for reached in doors.values():
+            reached.sort(key=lambda one: (-one[0], one[1]))
+        return doors
+
+    def _find_touch(self, name: str) -> _Touch:
+        """The two latest partners suffice: whoever asks leaves out one."""
+        latest: dict[str, float] = {}
+        held: dict[str, None] = {}
+        for contact in self._of(name):
+            partner = contact.key.target if contact.key.source == name else contact.key.source
+            time_s = max(contact.established_s, contact.refused_s)
+            latest[partner] = max(time_s, latest.get(partner, -math.inf))
+            if contact.open and len(held) < 2:
+                held[partner] = None
+        answered = sorted(((time_s, partner) for partner, time_s in latest.items()), reverse=True)[:2]
+        return _Touch(tuple(answered), tuple(held))
