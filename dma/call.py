@@ -18,6 +18,7 @@ from dm.peer import ManagerError, is_local
 from dm.tls import Tls, TlsError
 from dm.v1 import agent_service_pb2
 from dm.v1.agent_service_pb2 import ReportRequest, ReportResponse
+from dma.tasks import first_of
 
 METHOD = f"/{agent_service_pb2.DESCRIPTOR.services_by_name['AgentService'].full_name}/Report"
 # A manager whose machine is gone is noticed after so long; each ping wakes the agent twice.
@@ -93,12 +94,6 @@ def transport(target: str, *, tls: Tls | None) -> ssl.SSLContext | None:
         return tls.client_context()
     except TlsError as e:
         raise ManagerError(str(e)) from e
-
-
-def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error in a group, however deep: the others are those of tasks that it took down."""
-    first = group.exceptions[0]
-    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _channel(target: str, context: ssl.SSLContext | None) -> Channel:

@@ -13,7 +13,7 @@ import structlog
 from dm.peer import ManagerError
 from dm.tls import Tls, TlsError
 from dma import config, logs
-from dma.call import first_of, transport
+from dma.call import transport
 from dma.capture.plans import AUTO, OPENERS, open_capture
 from dma.capture.target import Target, entered
 from dma.flow import Capture, CaptureError
@@ -24,6 +24,7 @@ from dma.notify import notify
 from dma.observation import Observation
 from dma.report import Identity, Report
 from dma.stream import Reporter
+from dma.tasks import first_of
 from dma.urgency import Urgency
 
 READY_S = 2.0

@@ -13,10 +13,11 @@ from dm.peer import ManagerError
 from dm.tls import Tls
 from dm.v1 import agent_pb2
 from dm.v1.agent_service_pb2 import ReportRequest, ReportResponse
-from dma.call import Call, calling, first_of
+from dma.call import Call, calling
 from dma.netlink import NetlinkError
 from dma.reconnect import destroy_connections
 from dma.report import Report
+from dma.tasks import first_of, heed_cancellation
 from dma.urgency import Urgency
 
 PEER_TIMEOUT_S = 10.0
@@ -58,7 +59,7 @@ class Reporter:
                     complaint = str(first_of(group))
                     log.warning("manager lost", target=target, reason=complaint)
                 target = self._home
-            _heed_cancellation()
+            heed_cancellation()
             if stream.welcomed:
                 delays = self._delays()
             await asyncio.sleep(next(delays))
@@ -158,10 +159,3 @@ def _reconnect(request: agent_pb2.Reconnect) -> None:
         log.warning("connections not destroyed", reason=str(e))
     else:
         log.info("connections destroyed", count=count)
-
-
-def _heed_cancellation() -> None:
-    """A task group whose tasks fail while it is cancelled raises their errors only, and the cancellation is lost."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
