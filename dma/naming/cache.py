@@ -58,6 +58,12 @@ class Cache:
         with self._lock:
             self._put(place, tuple(names), until_s=until_s)
 
+    def forget(self, place: Place) -> None:
+        """Nothing is known of a place any more."""
+        with self._lock:
+            if place in self._entries:
+                self._drop(place)
+
     def settle_all(self, names: Mapping[Place, Iterable[Name]]) -> None:
         """These are all names of all places."""
         with self._lock:
