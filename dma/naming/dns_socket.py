@@ -17,6 +17,7 @@ SOL_PACKET, PACKET_STATISTICS = 263, 6
 # A socket of one protocol hears only what comes in, and that once, on loopback, too.
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
 
+_EARLY_LIMIT = 10_000
 _STATISTICS = struct.Struct("=II")  # packets, drops
 _TCP, _UDP = 6, 17
 
@@ -31,8 +32,9 @@ class DnsSocket:
             self._attach(answers_only(ports))
             with suppress(PermissionError):  # then the system's own limit holds
                 self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
-            while self.receive() is not None:  # came in before the filter was there
-                pass
+            for _ in range(_EARLY_LIMIT):  # what came in before the filter was there
+                if self.receive() is None:
+                    break
         except OSError:
             self._socket.close()
             raise

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dma.naming.bindings import GRACE_S
-from dma.naming.passive import AT_ONCE, PassiveDns
+from dma.naming.passive import AT_ONCE, PER_SECOND, PassiveDns
 from tests.dma.capture.lab import SERVER_V4, Cable, Caller, within
 from tests.dma.naming.places import calling
 from tests.lab.dnsmasq import NameServer, name_server
@@ -33,6 +33,7 @@ QUERY = """
 import dns.message, dns.query
 dns.query.udp(dns.message.make_query("{}", "{}"), "{}", port={}, timeout=5)
 """
+FLOOD = 10_000
 UNPERMITTED = """
 from dma.naming.passive import PassiveDns
 passive = PassiveDns()
@@ -198,20 +199,21 @@ def test_only_answers_pass_the_filter(network: Cable, passive: PassiveDns) -> No
 
 
 def test_a_flood_is_bounded(network: Cable, passive: PassiveDns) -> None:
-    """Of more messages than are read at once the rest waits or is dropped, and a look-up still does not take long."""
+    """However many messages come, no more than so many a second are read, and a look-up does not take long."""
     with (
         within(network.client, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client,
         network.server_socket(socket.SOCK_DGRAM, 53) as server,
     ):
         client.bind(("", 0))
         address = "::ffff:198.18.5.1", client.getsockname()[1]
-        for _ in range(20 * AT_ONCE):
+        first_s = time.monotonic()
+        for _ in range(FLOOD):
             server.sendto(b"\0\0\x81\x80" + bytes(1000), address)
         begin_s = time.monotonic()
         passive.lookup(calling())
-        assert time.monotonic() - begin_s < 1.0
-        until(lambda: passive.changed() or passive.counters.dropped)
-        assert passive.counters.failures < 20 * AT_ONCE
+        end_s = time.monotonic()
+        assert end_s - begin_s < 1.0
+        assert passive.counters.failures <= AT_ONCE + (end_s - first_s + 1) * PER_SECOND
 
 
 def test_without_the_capability_it_says_so() -> None:
