@@ -109,6 +109,8 @@ class _NameSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NameSource
     """The services database, by port."""
     NAME_SOURCE_PROCESS: _NameSource.ValueType  # 11
     """The name of the calling program."""
+    NAME_SOURCE_RESOLV_CONF: _NameSource.ValueType  # 12
+    """The watched machine's resolver configuration: it asks this name server."""
 
 class NameSource(_NameSource, metaclass=_NameSourceEnumTypeWrapper):
     """Where a name came from."""
@@ -137,6 +139,8 @@ NAME_SOURCE_WELL_KNOWN_PORT: NameSource.ValueType  # 10
 """The services database, by port."""
 NAME_SOURCE_PROCESS: NameSource.ValueType  # 11
 """The name of the calling program."""
+NAME_SOURCE_RESOLV_CONF: NameSource.ValueType  # 12
+"""The watched machine's resolver configuration: it asks this name server."""
 Global___NameSource: _TypeAlias = NameSource  # noqa: Y015
 
 @_typing.final

@@ -7,6 +7,7 @@ from dma.naming.hosts import HostsFile
 from dma.naming.method import Method
 from dma.naming.names import Names
 from dma.naming.passive import PORTS, PassiveDns
+from dma.naming.resolvers import Resolvers
 from dma.naming.reverse import ReverseDns
 from dma.naming.services import ServicesDatabase
 
@@ -29,7 +30,7 @@ def open_names(root: Path = Path("/"), naming: Naming | None = None) -> Names:
     ``root`` is the root directory of the machine that is watched; whose files these are is not trusted.
     """
     chosen = naming or Naming()
-    methods: list[Method] = [HostsFile(root), ServicesDatabase(root)]
+    methods: list[Method] = [HostsFile(root), Resolvers(root), ServicesDatabase(root)]
     passive = PassiveDns(chosen.dns_ports) if chosen.passive_dns else None
     if passive:
         methods.append(passive)

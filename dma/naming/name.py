@@ -12,6 +12,7 @@ class Source(enum.Enum):
     ETCD = "etcd"
     PASSIVE_DNS = "passive dns"
     HOSTS_FILE = "hosts file"
+    RESOLV_CONF = "resolver configuration"
     TLS_SNI = "tls server name"
     HTTP_HOST = "http host"
     REVERSE_DNS = "reverse dns"
@@ -28,6 +29,7 @@ CONFIDENCE = {
     Source.ETCD: 95,
     Source.PASSIVE_DNS: 92,
     Source.HOSTS_FILE: 90,
+    Source.RESOLV_CONF: 80,
     Source.TLS_SNI: 75,
     Source.HTTP_HOST: 70,
     Source.REVERSE_DNS: 60,

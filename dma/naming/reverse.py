@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from ipaddress import ip_address
 from pathlib import Path
 
 from dma.flow import Address, Destination
@@ -14,10 +13,7 @@ from dma.naming import ptr
 from dma.naming.cache import Cache
 from dma.naming.method import Counters, Place
 from dma.naming.name import CONFIDENCE, Name, Source
-from dma.rooted import RootedError, read_rooted
-
-RESOLV_CONF = Path("etc/resolv.conf")
-PORT = 53
+from dma.naming.resolvers import PORT, configured
 
 THREADS = 2
 QUEUE = 256
@@ -100,7 +96,7 @@ class ReverseDns:
 
     def _resolve(self, address: Address) -> ptr.Answer | None:
         """Ask one server after the other; None when none of them gives an answer."""
-        for server in self._servers():
+        for server in configured(self._root):
             try:
                 return self._query(server, address)
             except (OSError, ptr.PtrError):
@@ -115,20 +111,3 @@ class ReverseDns:
             asking.connect((str(server), self._port))
             asking.send(ptr.question(identifier, address))
             return ptr.answer(asking.recv(_MESSAGE_BYTES), identifier)
-
-    def _servers(self) -> list[Address]:
-        try:
-            return name_servers(read_rooted(self._root, RESOLV_CONF))
-        except RootedError:
-            return []
-
-
-def name_servers(text: str) -> list[Address]:
-    """The first three name servers of a resolv.conf, as the C library takes them."""
-    servers = []
-    for line in text.splitlines():
-        match line.split():
-            case ["nameserver", server, *_]:
-                with suppress(ValueError):
-                    servers.append(ip_address(server))
-    return servers[:3]

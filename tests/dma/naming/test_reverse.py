@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dma.naming import reverse
-from dma.naming.reverse import QUEUE, ReverseDns, name_servers
+from dma.naming.reverse import QUEUE, ReverseDns
 from tests.dma.capture.lab import CLIENT_V4, CLIENT_V6, SERVER_V4, Cable, within
 from tests.dma.naming.places import calling
 
@@ -95,10 +95,3 @@ def test_the_queue_is_bounded(root: Path, network: Cable) -> None:
             for number in range(QUEUE + 40):
                 resolver.lookup(calling(ip_address("198.18.5.0") + number))
         assert 38 <= resolver.counters.dropped <= 80
-
-
-def test_name_servers_are_taken_as_the_c_library_does() -> None:
-    """The first three valid addresses count."""
-    servers = ("198.18.0.1", "bad", "::1 # local", "198.18.0.2", "198.18.0.3")
-    text = "# written by hand\n" + "".join(f"nameserver {server}\n" for server in servers)
-    assert name_servers(text) == [ip_address("198.18.0.1"), ip_address("::1"), ip_address("198.18.0.2")]
