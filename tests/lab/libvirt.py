@@ -2,10 +2,12 @@
 
 import fcntl
 import os
+import select
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +19,13 @@ from typing import Self
 import libvirt
 
 from tests.lab.namespace import PREFIX, LabError, Namespace, delete, namespace, orphaned, run
-from tests.lab.vm_golden import golden, revive
+from tests.lab.vm_golden import Golden, golden, golden_with_product, revive
 from tests.lab.vm_guest import Guest, GuestSpec, Host, domain_kind
 from tests.lab.vm_image import STOCK, Flavour, GuestImage, ensure_image, ensure_wheel, with_product
 from tests.lab.vm_store import Store
 
 BASE = Path("/var/tmp/stackmend-vm")
+REAPER = Path(__file__).with_name("reaper.py")
 BRIDGE = "br0"
 READY_S = 30
 END_S = 20
@@ -66,7 +69,8 @@ class LibvirtLab:
         if os.geteuid():
             raise LabError("the VM lab makes namespaces and guests: run it as root (sudo make test-vm)")
         _sweep()
-        self._daemon: subprocess.Popen[bytes] | None = None
+        self._daemon: int | None = None
+        self._reapers: list[subprocess.Popen[bytes]] = []
         self._connection: libvirt.virConnect | None = None
         with ExitStack() as stack:
             self.namespace = stack.enter_context(namespace())
@@ -79,6 +83,7 @@ class LibvirtLab:
             self.store = stack.enter_context(Store(_cache()))
             self._bridge()
             self._configure()
+            stack.callback(self._wait_for_reapers)
             stack.callback(_end, self.directory)
             stack.callback(self.stop_daemon)
             self.start_daemon()
@@ -110,60 +115,91 @@ class LibvirtLab:
         *,
         memory_mib: int = 256,
         flavour: Flavour = STOCK,
+        product: bool = False,
         image: GuestImage | None = None,
+        directory: Path | None = None,
     ) -> Guest:
         """A running guest with this host name and address of the lab's network; it answers commands.
 
-        It is a copy of a guest of the flavour that once booted, or it boots, from the ``image`` that is given.
+        It is a copy of a guest of the flavour that once booted, with ``product`` of one that this tree's code is
+        installed in, or it boots, from the ``image`` that is given. Its disk is in ``directory``, or the lab's own.
         """
+        host = self.host if directory is None else self.host._replace(directory=directory)
         spec = GuestSpec(name, IPv4Interface(f"{address}/{self.gateway.network.prefixlen}"), memory_mib)
         if image is None:
             base = self.image(flavour)
-            kept = golden(self.store, self.host, base, flavour=flavour.name, memory_mib=memory_mib)
-            return revive(self.host, spec, base, kept)
-        guest = Guest(self.host, spec, image)
+            kept = self._golden(base, flavour.name, memory_mib, product=product)
+            return revive(host, spec, base, kept)
+        guest = Guest(host, spec, image)
         guest.boot()
         return guest
 
     def guests(
-        self, addresses: dict[str, str], *, memory_mib: int = 256, flavour: Flavour = STOCK
+        self,
+        addresses: dict[str, str],
+        *,
+        memory_mib: int = 256,
+        flavour: Flavour = STOCK,
+        product: bool = False,
     ) -> list[Guest]:
         """Several at once, by name."""
         with ThreadPoolExecutor(len(addresses)) as pool:
             made = [
-                pool.submit(self.guest, name, address, memory_mib=memory_mib, flavour=flavour)
+                pool.submit(
+                    self.guest, name, address, memory_mib=memory_mib, flavour=flavour, product=product
+                )
                 for name, address in addresses.items()
             ]
             return [one.result() for one in made]
 
     def install(self, guest: Guest) -> None:
-        """Install this tree's code in a guest that did not boot from the product's image."""
+        """Install this tree's code in a guest that was made without the product."""
         guest.install(ensure_wheel(self.store))
 
     def start_daemon(self) -> None:
         """Start libvirtd; returns when it accepts connections. Guests of an earlier one are found again."""
-        mounts = " && ".join(f"mount --bind {self.directory}/{own} {place}" for own, place in PLACES.items())
-        daemon = f"libvirtd -f {self.directory}/libvirtd.conf -p {self.directory}/libvirtd.pid"
-        # Should this process be killed, the daemon goes with it; the guests wait for the next lab's sweep.
-        inside = self.namespace.enter("unshare", "--mount", "sh", "-c", f"{mounts} && exec {daemon}")
         log = self.directory / "daemon.log"
-        with log.open("ab") as output:
-            self._daemon = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *inside], stdout=output, stderr=output
-            )
+        self._daemon = self._spawn(log)
         deadline = time.monotonic() + READY_S
         while not _accepts(self.directory / "sock" / "libvirt-sock"):
-            if self._daemon.poll() is not None or time.monotonic() > deadline:
+            if _ended(self._daemon, within_s=0.02) or time.monotonic() > deadline:
                 self.stop_daemon()
                 raise LabError(f"libvirtd did not start: {log.read_text().strip() or 'it said nothing'}")
-            time.sleep(0.02)
 
     def stop_daemon(self) -> None:
         """Kill libvirtd; guests go on running."""
-        if self._daemon:
-            self._daemon.kill()
-            self._daemon.wait()
+        if self._daemon is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._daemon, signal.SIGKILL)
+            _ended(self._daemon, within_s=END_S)
+            os.close(self._daemon)
+            self._daemon = None
         (self.directory / "sock" / "libvirt-sock").unlink(missing_ok=True)
+
+    def _spawn(self, log: Path) -> int:
+        """Start libvirtd under a reaper of its own; returns its pidfd."""
+        mounts = " && ".join(f"mount --bind {self.directory}/{own} {place}" for own, place in PLACES.items())
+        daemon = f"libvirtd -f {self.directory}/libvirtd.conf -p {self.directory}/libvirtd.pid"
+        inside = self.namespace.enter("unshare", "--mount", "sh", "-c", f"{mounts} && exec {daemon}")
+        # Should this process be killed, the daemon goes with it; the guests wait for the next lab's sweep.
+        command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-IS", str(REAPER), *inside]
+        with log.open("ab") as errors:
+            reaper = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+        self._reapers.append(reaper)
+        assert reaper.stdout is not None
+        with reaper.stdout:
+            return os.pidfd_open(int(reaper.stdout.readline()))
+
+    def _golden(self, image: GuestImage, flavour: str, memory_mib: int, *, product: bool) -> Golden:
+        kept = golden(self.store, self.host, image, flavour=flavour, memory_mib=memory_mib)
+        if not product:
+            return kept
+        return golden_with_product(self.store, self.host, image, kept, flavour=flavour, memory_mib=memory_mib)
+
+    def _wait_for_reapers(self) -> None:
+        """They end with their last descendant."""
+        for reaper in self._reapers:
+            reaper.wait(END_S)
 
     def _bridge(self) -> None:
         ip = ["ip", "-n", self.namespace.name]
@@ -199,6 +235,11 @@ def _accepts(path: Path) -> bool:
         attempt.connect(str(path))
         return True
     return False
+
+
+def _ended(process: int, *, within_s: float) -> bool:
+    """Whether the process of this pidfd has ended, or does so in time."""
+    return bool(select.select([process], [], [], within_s)[0])
 
 
 def members(directory: Path) -> Iterable[int]:

@@ -11,13 +11,14 @@ import libvirt
 
 from tests.lab.namespace import run
 from tests.lab.vm_guest import Guest, GuestSpec, Host
-from tests.lab.vm_image import GuestImage
+from tests.lab.vm_image import GuestImage, ensure_wheel
 from tests.lab.vm_store import Store
 
 SNAPSHOT = "golden"
 IDENTITY = "/usr/local/sbin/lab-identity"
 PIPE = "/run/lab-identity"
-REVIVE_S = 30
+REVIVE_S = 60
+WARM_S = 120
 
 
 class Golden(NamedTuple):
@@ -25,6 +26,7 @@ class Golden(NamedTuple):
 
     disk: Path
     waiting: int
+    digest: str
 
 
 def golden(store: Store, host: Host, image: GuestImage, *, flavour: str, memory_mib: int) -> Golden:
@@ -36,23 +38,61 @@ def golden(store: Store, host: Host, image: GuestImage, *, flavour: str, memory_
         guest = Guest(host._replace(directory=target), spec, image)
         guest.boot()
         waiting = guest.agent.start((IDENTITY,))
-        guest.run("timeout", "20", "sh", "-c", f"until [ -p {PIPE} ]; do sleep 0.1; done; sync")
-        domain = guest.domain
-        domain.suspend()
-        domain.snapshotCreateXML(f"<domainsnapshot><name>{SNAPSHOT}</name></domainsnapshot>", 0)
-        domain.destroy()
-        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
-        (target / "waiting").write_text(str(waiting))
+        guest.run("timeout", "20", "sh", "-c", f"until [ -p {PIPE} ]; do sleep 0.1; done")
+        _keep(guest, waiting)
 
     made_of = Guest(host._replace(directory=Path("/")), spec, image)
     digest = hashlib.sha256(f"{host.platform()} {made_of.xml()}".encode()).hexdigest()
-    made = store.ensure(f"golden-{flavour}-{memory_mib}", digest, build)
-    return Golden(made / made_of.disk.name, int((made / "waiting").read_text()))
+    return _golden(store.ensure(f"golden-{flavour}-{memory_mib}", digest, build), digest)
+
+
+def golden_with_product(
+    store: Store, host: Host, image: GuestImage, base: Golden, *, flavour: str, memory_mib: int
+) -> Golden:
+    """A golden guest with this tree's code installed, and used once: what it reads of its disk stays in memory."""
+    wheel = ensure_wheel(store)
+
+    def build(target: Path) -> None:
+        target.mkdir()
+        guest = Guest(host._replace(directory=target), GuestSpec(SNAPSHOT, None, memory_mib), image)
+        _begin(guest, base)
+        guest.install(wheel)
+        guest.run("dma", "doctor", timeout_s=WARM_S)
+        _keep(guest, base.waiting)
+
+    digest = hashlib.sha256(f"{base.digest} {wheel.parent.name}".encode()).hexdigest()
+    return _golden(store.ensure(f"golden-{flavour}-product-{memory_mib}", digest, build), digest)
 
 
 def revive(host: Host, spec: GuestSpec, image: GuestImage, kept: Golden) -> Guest:
     """A guest of its own from a copy of the golden one; returns when it has its name, address and the right time."""
     guest = Guest(host, spec, image)
+    _begin(guest, kept)
+    identity = f"{time.time():.3f} {spec.name} {spec.address} {spec.mac} {secrets.token_hex(32)}\n"
+    agent = guest.agent
+    agent.write(PIPE, identity.encode())
+    agent.wait_for(kept.waiting, IDENTITY, timeout_s=REVIVE_S)
+    agent.correct_clock()
+    return guest
+
+
+def _golden(made: Path, digest: str) -> Golden:
+    return Golden(made / f"{SNAPSHOT}.qcow2", int((made / "waiting").read_text()), digest)
+
+
+def _keep(guest: Guest, waiting: int) -> None:
+    """Save the guest with its memory, and end it."""
+    guest.run("sync")
+    domain = guest.domain
+    domain.suspend()
+    domain.snapshotCreateXML(f"<domainsnapshot><name>{SNAPSHOT}</name></domainsnapshot>", 0)
+    domain.destroy()
+    domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
+    (guest.disk.parent / "waiting").write_text(str(waiting))
+
+
+def _begin(guest: Guest, kept: Golden) -> None:
+    """Go on from a copy of the golden guest; returns when it answers."""
     run(["cp", "--reflink=auto", "--sparse=always", str(kept.disk), str(guest.disk)])
     domain = guest.define()
     snapshot = domain.snapshotCreateXML(
@@ -60,14 +100,8 @@ def revive(host: Host, spec: GuestSpec, image: GuestImage, kept: Golden) -> Gues
         libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT,
     )
     domain.revertToSnapshot(snapshot, libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING)
-    agent = guest.agent
-    agent.wait(time.monotonic() + REVIVE_S)
-    identity = f"{time.time():.3f} {spec.name} {spec.address} {spec.mac} {secrets.token_hex(32)}\n"
-    agent.write(PIPE, identity.encode())
-    agent.wait_for(kept.waiting, IDENTITY, timeout_s=REVIVE_S)
-    agent.correct_clock()
+    guest.agent.wait(time.monotonic() + REVIVE_S)
     snapshot.delete()
-    return guest
 
 
 def _snapshot_xml(domain: libvirt.virDomain) -> str:

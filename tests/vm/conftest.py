@@ -32,8 +32,7 @@ def vm_lab() -> Iterator[LibvirtLab]:
 @pytest.fixture(scope="session")
 def agent_guest(vm_lab: LibvirtLab) -> Guest:
     """A guest with the project's code and the known workload in it."""
-    guest = vm_lab.guest("agent", "198.18.0.10")
-    vm_lab.install(guest)
+    guest = vm_lab.guest("agent", "198.18.0.10", product=True)
     guest.agent.write(IN_GUEST, Path(__file__).with_name("workload.py").read_bytes())
     return guest
 
