@@ -60,6 +60,16 @@ class FlowKey(NamedTuple):
     command: str
 
 
+class Backend(NamedTuple):
+    """Where a packet filter sent what was meant for another address (DNAT)."""
+
+    address: Address
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
 class Flow(NamedTuple):
     """Counters of one flow since its agent's session began. Times are seconds of the manager's own clock."""
 
@@ -74,6 +84,7 @@ class Flow(NamedTuple):
     last_established_s: float | None
     last_failure_s: float | None
     oldest_pending_s: float | None
+    backends: tuple[Backend, ...] = ()
 
     @property
     def failed(self) -> int:

@@ -80,7 +80,7 @@ class LiveGraph:
 
     def put(self, flow_key: FlowKey, flow: Flow, *, now_s: float) -> None:
         """Take in one flow's newest counters. A flow of a machine to itself is no dependency."""
-        if self._owner.get(flow_key.address) != flow_key.source:
+        if self._end(flow_key, flow)[0] != flow_key.source:
             self._place(flow_key, flow, now_s=now_s)
 
     def keep_only(self, source: str, flow_keys: set[FlowKey], *, now_s: float) -> None:
@@ -101,7 +101,8 @@ class LiveGraph:
             self._changed(edge)
 
     def _place(self, flow_key: FlowKey, flow: Flow, *, now_s: float) -> None:
-        key = EdgeKey(flow_key.source, self._target(flow_key, flow), flow_key.transport, flow_key.port)
+        target, port = self._end(flow_key, flow)
+        key = EdgeKey(flow_key.source, target, flow_key.transport, port)
         if self._edge_of.get(flow_key, key) != key:
             self._changed(self._unplace(flow_key, now_s=now_s))
         edge = self._edges.get(key)
@@ -110,17 +111,38 @@ class LiveGraph:
             self._outbound.setdefault(key.source, {})[key] = edge
             self._inbound.setdefault(key.target, {})[key] = edge
         self._edge_of[flow_key] = key
-        self._flows_at.setdefault(flow_key.address, set()).add(flow_key)
+        self._locate(flow_key, edge.flows.get(flow_key), flow)
         self._flows_of.setdefault(flow_key.source, set()).add(flow_key)
         edge.put(flow_key, flow, now_s=now_s)
         self._changed(edge)
 
     def _unplace(self, flow_key: FlowKey, *, now_s: float) -> LiveEdge:
         edge = self._edges[self._edge_of.pop(flow_key)]
-        self._flows_at[flow_key.address].discard(flow_key)
+        self._locate(flow_key, edge.flows[flow_key], None)
         self._flows_of[flow_key.source].discard(flow_key)
         edge.drop(flow_key, now_s=now_s)
         return edge
+
+    def _locate(self, flow_key: FlowKey, before: Flow | None, now: Flow | None) -> None:
+        """Keep the index by address right: a flow is found by what was dialled, and by who is behind it."""
+        if before and now and before.backends == now.backends:
+            return
+        for address in _addresses(flow_key, before):
+            self._flows_at[address].discard(flow_key)
+        for address in _addresses(flow_key, now):
+            self._flows_at.setdefault(address, set()).add(flow_key)
+
+    def _end(self, flow_key: FlowKey, flow: Flow) -> tuple[str, int]:
+        """The node and port that a flow comes to.
+
+        Behind a translated address is a VCD if only one is; calls spread over several are calls of what was dialled.
+        """
+        behind = {(self._owner.get(one.address), one.port) for one in flow.backends}
+        if len(behind) == 1:
+            owner, port = behind.pop()
+            if owner is not None:
+                return owner, port
+        return self._target(flow_key, flow), flow_key.port
 
     def _target(self, flow_key: FlowKey, flow: Flow) -> str:
         owner = self._owner.get(flow_key.address)
@@ -133,3 +155,7 @@ def _discard(edges: dict[str, dict[EdgeKey, LiveEdge]], name: str, key: EdgeKey)
     del edges[name][key]
     if not edges[name]:
         del edges[name]
+
+
+def _addresses(flow_key: FlowKey, flow: Flow | None) -> set[Address]:
+    return {flow_key.address, *(one.address for one in flow.backends)} if flow else set()

@@ -42,7 +42,8 @@ def graph_text(graph: stack_service_pb2.GetGraphResponse) -> str:
             for name in edge.names[:1]
         ]
         counts = (str(edge.open), str(edge.attempts), str(edge.failed))
-        places = (",".join(edge.addresses) or "-", ",".join(named) or "-")
+        behind = f" to {','.join(edge.backends)}" if edge.backends else ""
+        places = ((",".join(edge.addresses) or "-") + behind, ",".join(named) or "-")
         rows.append(
             (edge.source, edge.target, _port(edge), state(edge.state) or "-", *counts, *places, edge.reason)
         )

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 
 from dm.deviation import EdgeState, Judged, Policy
-from dm.edge import Address, EdgeKey, Failure, Flow, FlowKey, LiveEdge, NameClaim, Transport
+from dm.edge import Address, Backend, EdgeKey, Failure, Flow, FlowKey, LiveEdge, NameClaim, Transport
 from dm.golden import GoldenImage
 from dm.rollback import Limits, Mode, Operation, Outcome, Phase
 from dm.stack import Spec
@@ -15,6 +15,7 @@ from dm.verdict import Judgement, Verdict
 
 NAME_LIMIT = 255
 NAMES_LIMIT = 8
+BACKENDS_LIMIT = 16
 COUNT_LIMIT = 1 << 48
 """Counters stop here, so that their sums fit into what answers carry."""
 
@@ -132,6 +133,9 @@ def flows(message: agent_pb2.Edges, *, source: str, now_s: float) -> Iterator[tu
                 oldest_pending_s=at(edge.oldest_pending_age_ms)
                 if edge.HasField("oldest_pending_age_ms")
                 else None,
+                backends=tuple(
+                    Backend(address(one.address), one.port) for one in edge.backends[:BACKENDS_LIMIT]
+                ),
             ),
         )
 
@@ -239,6 +243,7 @@ def edge_message(
     )
     if live is not None:
         message.addresses.extend(sorted({str(flow.address) for flow in live.flows}))
+        message.backends.extend(sorted({str(one) for flow in live.flows.values() for one in flow.backends}))
         claims = {claim for flow in live.flows.values() for claim in flow.names}
         for claim in sorted(claims, key=lambda one: (-one.confidence, one.name)):
             source = flow_pb2.NameSource.Value(claim.source)

@@ -50,6 +50,13 @@ class Destination(NamedTuple):
     command: str
 
 
+class Backend(NamedTuple):
+    """Where a packet filter sent what was meant for another address (DNAT)."""
+
+    address: Address
+    port: int
+
+
 class Flow(NamedTuple):
     """Counters of one destination since the capture was opened or last cleared.
 
@@ -73,6 +80,8 @@ class Flow(NamedTuple):
     last_established_ns: int
     last_failure_ns: int
     oldest_pending_ns: int
+    backends: tuple[Backend, ...] = ()
+    """Who was behind the destination when it was last looked at; none where it was reached itself."""
 
 
 class Probe(NamedTuple):

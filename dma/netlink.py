@@ -13,6 +13,7 @@ from typing import Self
 # linux/netlink.h
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLA_TYPE_MASK = 0x3FFF  # the other bits tell of nesting and byte order
 HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 ERROR = struct.Struct("=i")
 ATTRIBUTE = struct.Struct("=HH")  # length, type
@@ -36,7 +37,10 @@ class Netlink:
     """
 
     def __init__(self, protocol: int) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+        except OSError as e:
+            raise NetlinkError(f"netlink: {e.strerror}", errno=e.errno or 0) from e
         self._socket.settimeout(_DEADLINE_S)
         self._sequence = 0
 
@@ -102,8 +106,14 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         length, kind = ATTRIBUTE.unpack_from(data, at)
         if length < ATTRIBUTE.size:
             return
-        yield kind, data[at + ATTRIBUTE.size : at + length]
+        yield kind & NLA_TYPE_MASK, data[at + ATTRIBUTE.size : at + length]
         at += _aligned(length)
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute of a request."""
+    length = ATTRIBUTE.size + len(value)
+    return ATTRIBUTE.pack(length, kind) + value.ljust(_aligned(len(value)), b"\0")
 
 
 def _aligned(length: int) -> int:

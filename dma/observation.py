@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 
 from dma import presence
+from dma.conntrack import Backends
 from dma.existing import ExistingConnections, find_existing
 from dma.flow import Capture, Flow, Loss
 from dma.naming.dialled import Dialled
@@ -16,8 +17,8 @@ from dma.netlink import NetlinkError
 from dma.presence import Presence
 from dma.table import DEFAULT_LIMIT, Table
 
-# Listeners change rarely, and reading them costs in proportion to how many there are.
-LISTENERS_EVERY = 5
+# Listeners and backends change rarely, and reading them costs in proportion to how many there are.
+SELDOM = 5
 
 log = structlog.get_logger()
 
@@ -26,12 +27,19 @@ class Observation:
     """Reads everything when asked, and owns none of what it reads; make one when the capture is attached."""
 
     def __init__(
-        self, capture: Capture, names: Names, *, cgroup: Path | None = None, limit: int = DEFAULT_LIMIT
+        self,
+        capture: Capture,
+        names: Names,
+        *,
+        cgroup: Path | None = None,
+        backends: Backends | None = None,
+        limit: int = DEFAULT_LIMIT,
     ) -> None:
         self.capture = capture
         self.presence = Presence()
         self._names = names
         self._cgroup = cgroup
+        self._backends = backends or Backends()
         self._limit = limit
         self._surveys = 0
         self._noted = 0  # revision of the table
@@ -46,8 +54,9 @@ class Observation:
 
     def look(self) -> None:
         """Read the counters; raises ``CaptureError``."""
+        own = frozenset(self.presence.addresses)
         flows = [*self.capture.flows(), *self._existing.flows()]
-        self.table.merge(flows, own=frozenset(self.presence.addresses))
+        self.table.merge(self._backends.known(flows, sources=own), own=own)
         for flow in self.table.changed_since(self._noted):
             self._dialled.note(flow)
         self._noted = self.table.revision
@@ -57,11 +66,13 @@ class Observation:
         try:
             self._existing.refresh()
             addresses = presence.addresses()
-            seldom = self._surveys % LISTENERS_EVERY == 0
+            seldom = self._surveys % SELDOM == 0
             listeners = presence.listeners() if seldom else self.presence.listeners
             self.presence = Presence(addresses, listeners)
         except NetlinkError as e:
             log.warning("sockets and addresses unknown", reason=str(e))
+        if self._surveys % SELDOM == 0:
+            self._backends.refresh()
         self._surveys += 1
         self.look()
         self.table.age(time.monotonic_ns())

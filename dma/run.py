@@ -16,10 +16,12 @@ from dma import config, logs
 from dma.call import transport
 from dma.capture.plans import AUTO, OPENERS, open_capture
 from dma.capture.target import Target, entered
+from dma.conntrack import Backends, Conntrack, conntrack_around
 from dma.flow import Capture, CaptureError
 from dma.namespace import NamespaceError
 from dma.naming.methods import Naming, open_names
 from dma.naming.options import naming_options
+from dma.netlink import NetlinkError
 from dma.notify import notify
 from dma.observation import Observation
 from dma.report import Identity, Report
@@ -45,6 +47,7 @@ class Settings:
     target: Target
     root: Path
     naming: Naming
+    around: Conntrack | None
 
 
 def _configure(context: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -135,18 +138,20 @@ def run(
     except TlsError as e:
         raise click.UsageError(str(e)) from e
     try:
-        settings = Settings(
-            manager=manager,
-            tls=tls,
-            identity=identity,
-            generation=generation,
-            plan=plan,
-            target=entered(netns=netns, cgroup=cgroup),
-            root=root,
-            naming=naming,
-        )
-        asyncio.run(_watch(settings))
-    except* (CaptureError, ManagerError, NamespaceError) as group:
+        with conntrack_around(netns) as around:
+            settings = Settings(
+                manager=manager,
+                tls=tls,
+                identity=identity,
+                generation=generation,
+                plan=plan,
+                target=entered(netns=netns, cgroup=cgroup),
+                root=root,
+                naming=naming,
+                around=around,
+            )
+            asyncio.run(_watch(settings))
+    except* (CaptureError, ManagerError, NamespaceError, NetlinkError) as group:
         raise click.ClickException(str(first_of(group))) from group
 
 
@@ -162,7 +167,8 @@ async def _watch(settings: Settings) -> None:
             if method.counters.problem:
                 log.warning("fewer names", method=method.source.value, reason=method.counters.problem)
         urgency = stack.enter_context(Urgency(capture))
-        observation = Observation(capture, names, cgroup=settings.target.cgroup)
+        backends = Backends(around=settings.around)
+        observation = Observation(capture, names, cgroup=settings.target.cgroup, backends=backends)
         report = Report(settings.identity, observation, generation=settings.generation)
         await _until_stopped(Reporter(report, urgency, target=settings.manager, tls=settings.tls))
 

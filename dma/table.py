@@ -40,7 +40,7 @@ class Table:
         """
         newest: dict[Destination, Flow] = {}
         for flow in flows:
-            if flow.destination.address not in own:
+            if not _is_own(flow, own):
                 twin = newest.get(flow.destination)
                 newest[flow.destination] = twin._replace(open=twin.open + flow.open) if twin else flow
         for destination in self._entries.keys() - newest.keys():
@@ -97,3 +97,10 @@ def is_dependency(address: Address) -> bool:
         or address.is_unspecified
         or address.packed == b"\xff\xff\xff\xff"
     )
+
+
+def _is_own(flow: Flow, own: Collection[Address]) -> bool:
+    """Whether it ends where it began: at an own address, unless a packet filter sends on what comes for that."""
+    if flow.backends:
+        return all(backend.address in own for backend in flow.backends)
+    return flow.destination.address in own

@@ -66,6 +66,7 @@ def edge(flow: Flow, names: Iterable[Name], *, now_ns: int) -> flow_pb2.Edge:
         last_established_age_ms=_age_since(flow.last_established_ns, now_ns),
         last_failure_age_ms=_age_since(flow.last_failure_ns, now_ns),
         oldest_pending_age_ms=_age_since(flow.oldest_pending_ns if flow.pending else 0, now_ns),
+        backends=[flow_pb2.Backend(address=one.address.packed, port=one.port) for one in flow.backends],
     )
 
 

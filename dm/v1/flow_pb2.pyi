@@ -206,6 +206,32 @@ class FailureCount(_message.Message):
 Global___FailureCount: _TypeAlias = FailureCount  # noqa: Y015
 
 @_typing.final
+class Backend(_message.Message):
+    """Who was behind an address that is translated on the way (DNAT), when the agent last looked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    address: _builtins.bytes
+    """The address: 4 or 16 bytes in network order."""
+    port: _builtins.int
+    """The port."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.bytes = ...,
+        port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Backend: _TypeAlias = Backend  # noqa: Y015
+
+@_typing.final
 class Edge(_message.Message):
     """An outbound dependency. Counters are cumulative over the agent's session; ages count back from the moment of
     sending, so that no clock of a guest ever crosses the wire.
@@ -230,6 +256,7 @@ class Edge(_message.Message):
     LAST_ESTABLISHED_AGE_MS_FIELD_NUMBER: _builtins.int
     LAST_FAILURE_AGE_MS_FIELD_NUMBER: _builtins.int
     OLDEST_PENDING_AGE_MS_FIELD_NUMBER: _builtins.int
+    BACKENDS_FIELD_NUMBER: _builtins.int
     transport: Global___Transport.ValueType
     """The transport."""
     address: _builtins.bytes
@@ -268,6 +295,10 @@ class Edge(_message.Message):
     def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailureCount]:
         """Failures by kind; kinds that never happened are absent."""
 
+    @_builtins.property
+    def backends(self) -> _containers.RepeatedCompositeFieldContainer[Global___Backend]:
+        """Where a packet filter sent what was meant for the address and port; empty where it reached them itself."""
+
     def __init__(
         self,
         *,
@@ -288,10 +319,11 @@ class Edge(_message.Message):
         last_established_age_ms: _builtins.int | None = ...,
         last_failure_age_ms: _builtins.int | None = ...,
         oldest_pending_age_ms: _builtins.int | None = ...,
+        backends: _abc.Iterable[Global___Backend] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_last_established_age_ms", b"_last_established_age_ms", "_last_failure_age_ms", b"_last_failure_age_ms", "_oldest_pending_age_ms", b"_oldest_pending_age_ms", "last_established_age_ms", b"last_established_age_ms", "last_failure_age_ms", b"last_failure_age_ms", "oldest_pending_age_ms", b"oldest_pending_age_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_established_age_ms", b"_last_established_age_ms", "_last_failure_age_ms", b"_last_failure_age_ms", "_oldest_pending_age_ms", b"_oldest_pending_age_ms", "address", b"address", "attempts", b"attempts", "cancelled", b"cancelled", "command", b"command", "established", b"established", "failures", b"failures", "first_seen_age_ms", b"first_seen_age_ms", "last_attempt_age_ms", b"last_attempt_age_ms", "last_errno", b"last_errno", "last_established_age_ms", b"last_established_age_ms", "last_failure_age_ms", b"last_failure_age_ms", "names", b"names", "oldest_pending_age_ms", b"oldest_pending_age_ms", "open", b"open", "pending", b"pending", "port", b"port", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_established_age_ms", b"_last_established_age_ms", "_last_failure_age_ms", b"_last_failure_age_ms", "_oldest_pending_age_ms", b"_oldest_pending_age_ms", "address", b"address", "attempts", b"attempts", "backends", b"backends", "cancelled", b"cancelled", "command", b"command", "established", b"established", "failures", b"failures", "first_seen_age_ms", b"first_seen_age_ms", "last_attempt_age_ms", b"last_attempt_age_ms", "last_errno", b"last_errno", "last_established_age_ms", b"last_established_age_ms", "last_failure_age_ms", b"last_failure_age_ms", "names", b"names", "oldest_pending_age_ms", b"oldest_pending_age_ms", "open", b"open", "pending", b"pending", "port", b"port", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_established_age_ms: _TypeAlias = _typing.Literal["last_established_age_ms"]  # noqa: Y015
     _WhichOneofArgType__last_established_age_ms: _TypeAlias = _typing.Literal["_last_established_age_ms", b"_last_established_age_ms"]  # noqa: Y015

@@ -373,6 +373,7 @@ class GraphEdge(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     OPEN_FIELD_NUMBER: _builtins.int
     ESTABLISHED_AFTER_MS_FIELD_NUMBER: _builtins.int
+    BACKENDS_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """The calling VCD."""
     target: _builtins.str
@@ -403,6 +404,10 @@ class GraphEdge(_message.Message):
     def names(self) -> _containers.RepeatedCompositeFieldContainer[_flow_pb2.Name]:
         """The target's names, the best first."""
 
+    @_builtins.property
+    def backends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where a packet filter sent the calls, as address:port; empty where they reached the addresses themselves."""
+
     def __init__(
         self,
         *,
@@ -419,10 +424,11 @@ class GraphEdge(_message.Message):
         failed: _builtins.int = ...,
         open: _builtins.int = ...,
         established_after_ms: _builtins.int | None = ...,
+        backends: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_established_after_ms", b"_established_after_ms", "established_after_ms", b"established_after_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established_after_ms", b"_established_after_ms", "addresses", b"addresses", "attempts", b"attempts", "established", b"established", "established_after_ms", b"established_after_ms", "failed", b"failed", "names", b"names", "open", b"open", "port", b"port", "reason", b"reason", "source", b"source", "state", b"state", "target", b"target", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established_after_ms", b"_established_after_ms", "addresses", b"addresses", "attempts", b"attempts", "backends", b"backends", "established", b"established", "established_after_ms", b"established_after_ms", "failed", b"failed", "names", b"names", "open", b"open", "port", b"port", "reason", b"reason", "source", b"source", "state", b"state", "target", b"target", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__established_after_ms: _TypeAlias = _typing.Literal["established_after_ms"]  # noqa: Y015
     _WhichOneofArgType__established_after_ms: _TypeAlias = _typing.Literal["_established_after_ms", b"_established_after_ms"]  # noqa: Y015

@@ -6,7 +6,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dm.edge import EdgeKey, Failure, Flow, FlowKey, LiveEdge, NameClaim, Transport
+from dm.edge import Backend, EdgeKey, Failure, Flow, FlowKey, LiveEdge, NameClaim, Transport
 from dm.graph import LiveGraph
 
 
@@ -58,6 +58,53 @@ def test_an_address_that_changes_its_owner_moves_the_edge() -> None:
     unnamed = live.get(EdgeKey("api", "198.18.0.2", Transport.TCP, 80))
     assert unnamed is not None
     assert not unnamed.flows
+
+
+def behind(*places: tuple[str, int]) -> Flow:
+    """A flow whose destination was translated to these."""
+    return flow()._replace(backends=tuple(Backend(IPv4Address(address), port) for address, port in places))
+
+
+def test_a_translated_address_is_the_machine_behind_it() -> None:
+    """The VCD that answers for a dialled address is called on, at the port where it listens, known before or after."""
+    live = graph()
+    live.put(key("api", "198.18.9.9"), behind(("198.18.0.2", 8080)), now_s=9.0)
+    live.own("db", [IPv4Address("198.18.0.2")], now_s=9.0)
+    live.put(key("web", "198.18.9.9"), behind(("198.18.0.2", 8080)), now_s=9.0)
+    assert {edge.key for edge in live if edge.flows} == {
+        EdgeKey("api", "db", Transport.TCP, 8080),
+        EdgeKey("web", "db", Transport.TCP, 8080),
+    }
+
+
+def test_calls_spread_over_several_machines_are_calls_of_what_was_dialled() -> None:
+    """Who of several answered a call is not known, so that none of them is blamed for it."""
+    live = graph()
+    live.own("one", [IPv4Address("198.18.0.2")], now_s=9.0)
+    live.own("two", [IPv4Address("198.18.0.3")], now_s=9.0)
+    live.put(key("api", "198.18.9.9"), behind(("198.18.0.2", 8080)), now_s=9.0)
+    live.put(key("api", "198.18.9.9"), behind(("198.18.0.2", 8080), ("198.18.0.3", 8080)), now_s=9.0)
+    assert [edge.key.target for edge in live if edge.flows] == ["198.18.9.9"]
+
+
+def test_an_address_that_was_behind_another_is_no_more() -> None:
+    """Once others are behind a dialled address, who gets the earlier one's address does not get its flows."""
+    live = graph()
+    live.own("db", [IPv4Address("198.18.0.3")], now_s=9.0)
+    live.put(key("api", "198.18.9.9"), behind(("198.18.0.2", 8080)), now_s=9.0)
+    live.put(key("api", "198.18.9.9"), behind(("198.18.0.3", 8080)), now_s=9.0)
+    live.own("old", [IPv4Address("198.18.0.2")], now_s=9.0)
+    assert [edge.key.target for edge in live if edge.flows] == ["db"]
+
+
+def test_an_own_address_that_leads_to_another_machine_is_a_dependency() -> None:
+    """A published port of the caller's own machine may be another machine's; one that is its own is no dependency."""
+    live = graph()
+    live.own("api", [IPv4Address("198.18.0.1")], now_s=9.0)
+    live.own("db", [IPv4Address("198.18.0.2")], now_s=9.0)
+    live.put(key("api", "198.18.0.1"), behind(("198.18.0.2", 5432)), now_s=9.0)
+    live.put(key("api", "198.18.9.9"), behind(("198.18.0.1", 80)), now_s=9.0)
+    assert [edge.key.target for edge in live] == ["db"]
 
 
 def test_a_host_name_names_the_node_and_a_hint_does_not() -> None:

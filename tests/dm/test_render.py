@@ -38,6 +38,13 @@ def test_text_is_aligned(graph: stack_service_pb2.GetGraphResponse) -> None:
     assert first.endswith("3 attempts refused")
 
 
+def test_text_tells_who_is_behind_an_address(graph: stack_service_pb2.GetGraphResponse) -> None:
+    """An address that is translated on the way is shown with where it leads."""
+    graph.edges[0].backends.append("198.18.0.3:5433")
+    _, first, _ = render.graph_text(graph).splitlines()
+    assert "198.18.0.2 to 198.18.0.3:5433" in first
+
+
 def test_dot_quotes_and_colours(graph: stack_service_pb2.GetGraphResponse) -> None:
     """Names are quoted, wrong edges red, external nodes dashed."""
     dot = render.graph_dot(graph, name="shop")

@@ -176,6 +176,24 @@ def run(folder: Path, test: Callable[[Peer], Awaitable[None]]) -> None:
     asyncio.run(whole())
 
 
+def test_a_translated_address_is_shown_with_the_machine_behind_it(tmp_path: Path) -> None:
+    """A call of another address that a packet filter sends to db is an edge to db, and shows both addresses."""
+
+    async def story(peer: Peer) -> None:
+        await peer.apply()
+        async with peer.agent("web") as web:
+            edge = good()
+            edge.address, edge.port = ip_address("198.18.9.9").packed, 80
+            edge.backends.add(address=DB, port=5432)
+            await web.report(edge)
+            reply = await peer.stacks.GetGraph(stacks.GetGraphRequest(stack="pair"), timeout=DEADLINE_S)
+        (shown,) = reply.edges
+        assert (shown.target, shown.port) == ("db", 5432)
+        assert (list(shown.addresses), list(shown.backends)) == (["198.18.9.9"], ["198.18.0.2:5432"])
+
+    run(tmp_path, story)
+
+
 def test_the_loop_closes_over_the_wire(tmp_path: Path) -> None:
     """Learn, break, decide, command, take back, reconnect, verify: all by messages."""
 

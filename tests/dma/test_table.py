@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dma.flow import Destination, Flow
+from dma.flow import Backend, Destination, Flow
 from dma.table import PENDING_NS, Table
 from tests.dma.scripted import flow
 
@@ -64,6 +64,15 @@ def test_own_addresses_are_no_dependency() -> None:
     assert len(table) == 1
     table.merge([flow("198.18.0.1", attempts=1)], own={own})
     assert not len(table)
+
+
+def test_an_own_address_that_is_sent_on_is_a_dependency() -> None:
+    """What ends at an own address is none, whatever was dialled; what a packet filter sends on from one is."""
+    own, other = ip_address("198.18.0.1"), ip_address("198.18.0.2")
+    table = Table()
+    sent_on = flow("198.18.0.1", backends=(Backend(other, 80),))
+    table.merge([sent_on, flow("198.18.9.9", backends=(Backend(own, 80),))], own={own})
+    assert table.changed_since(0) == [sent_on]
 
 
 def test_overflow_is_counted_once() -> None:

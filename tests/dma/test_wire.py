@@ -1,10 +1,11 @@
 """The agent's values as messages."""
 
 import time
+from ipaddress import ip_address
 
 from dm.v1 import agent_pb2, flow_pb2
 from dma import wire
-from dma.flow import Failure, Loss
+from dma.flow import Backend, Failure, Loss
 from dma.naming.name import Name, Source
 from tests.dma.scripted import flow
 
@@ -26,6 +27,14 @@ def test_an_older_connection_has_no_attempt_but_an_age() -> None:
     """An edge known only from before the capture counts its latest attempt from when it was found."""
     edge = wire.edge(flow(open=1, first_ns=2 * SECOND_NS), (), now_ns=5 * SECOND_NS)
     assert (edge.attempts, edge.open, edge.last_attempt_age_ms) == (0, 1, 3000)
+
+
+def test_what_was_dialled_and_who_answered_are_both_told() -> None:
+    """A translated destination keeps its address, with its backends beside it."""
+    behind = Backend(ip_address("198.18.0.2"), 8080)
+    edge = wire.edge(flow("198.18.9.9", backends=(behind,)), (), now_ns=2)
+    assert (edge.address, edge.port) == (ip_address("198.18.9.9").packed, 80)
+    assert [(one.address, one.port) for one in edge.backends] == [(behind.address.packed, 8080)]
 
 
 def test_names_carry_what_is_left_of_their_life() -> None:
