@@ -1,5 +1,6 @@
 """The agent's command line."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator
@@ -11,14 +12,15 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from dma import doctor, watch
+from dma import doctor, logs, resolve, watch
 from dma.capture.plans import AUTO, OPENERS, open_capture
 from dma.capture.target import entered
-from dma.flow import CaptureError
+from dma.flow import CaptureError, Transport
 from dma.namespace import NamespaceError
 from dma.naming.dialled import Dialled
 from dma.naming.methods import Naming, open_names
 from dma.naming.options import naming_options
+from dma.options import config_option
 from dma.run import run
 
 
@@ -70,6 +72,7 @@ def watch_command(
     naming: Naming,
 ) -> None:
     """Show live dependencies; no manager is needed."""
+    logs.configure()
     show = watch.show_json if as_json else watch.show_table if sys.stdout.isatty() else watch.show_lines
     with (
         reported(),
@@ -81,6 +84,43 @@ def watch_command(
                 click.echo(f"plan {capture.plan}, without {probe.name}: {probe.problem}", err=True)
         intervals = watch.ticks(capture, names, interval_s=interval, count=count, duration_s=duration)
         show(capture, intervals, Dialled(names), sys.stdout)
+
+
+@main.command("resolve")
+@click.argument("destination", metavar="ADDRESS:PORT")
+@click.option("--udp", is_flag=True, help="A destination of datagrams.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object.")
+@click.option("--timeout", type=POSITIVE, default=3.0, show_default=True, help="Seconds to wait for answers.")
+@click.option("--netns", type=PLACE, help="Ask from inside this network namespace, such as /proc/PID/ns/net.")
+@click.option("--root", type=PLACE, default=Path("/"), help="Where the watched machine's files are.")
+@config_option
+@naming_options
+def resolve_command(
+    *,
+    destination: str,
+    udp: bool,
+    as_json: bool,
+    timeout: float,
+    netns: Path | None,
+    root: Path,
+    naming: Naming,
+) -> None:
+    """Say what each way of finding names calls a destination, which name is taken, and why."""
+    try:
+        place = resolve.read_destination(destination, Transport.UDP if udp else Transport.TCP)
+    except resolve.ResolveError as e:
+        raise click.UsageError(str(e)) from e
+    logs.silence()
+    with reported():
+        entered(netns=netns, cgroup=None)
+        # Only a running agent hears what applications are answered.
+        with open_names(root, dataclasses.replace(naming, passive_dns=False)) as names:
+            explanation = resolve.explain(names, place, within_s=timeout)
+    if as_json:
+        click.echo(resolve.encode(destination, explanation))
+    else:
+        Console().print(resolve.table(explanation))
+        click.echo(resolve.verdict(destination, explanation))
 
 
 @main.command("doctor")

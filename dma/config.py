@@ -5,6 +5,8 @@ from pathlib import Path
 
 import msgspec
 
+from dma.naming.registry.settings import Consul, Etcd, Static
+
 
 class ConfigError(Exception):
     """The file cannot be used; the message is one line that names it."""
@@ -29,10 +31,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     passive_dns: bool | None = None
     dns_ports: list[int] | None = None
     reverse_dns: bool | None = None
+    consul: Consul | None = None
+    etcd: Etcd | None = None
+    registry: Static | None = None
     tls: Tls | None = None
 
 
-def load(path: Path) -> dict[str, str | int | list[int]]:
+def load(path: Path) -> dict[str, object]:
     """What a file says, by the parameters of ``dma run``. Raises :class:`ConfigError`."""
     try:
         config = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Config)
@@ -44,7 +49,7 @@ def load(path: Path) -> dict[str, str | int | list[int]]:
         known = ", ".join(Config.__struct_fields__)
         raise ConfigError(f"{path}: {e}; known are {known}, and tls with ca, certificate, key") from e
     tls = config.tls
-    said: dict[str, str | int | list[int] | None] = {
+    said: dict[str, object] = {
         "manager": config.dm,
         "stack": config.stack,
         "vcd": config.vcd,
@@ -53,6 +58,9 @@ def load(path: Path) -> dict[str, str | int | list[int]]:
         "passive_dns": config.passive_dns,
         "dns_ports": config.dns_ports,
         "reverse_dns": config.reverse_dns,
+        "consul": config.consul,
+        "etcd": config.etcd,
+        "registry": config.registry,
         "tls_ca": tls.ca if tls else None,
         "tls_cert": tls.certificate if tls else None,
         "tls_key": tls.key if tls else None,

@@ -12,7 +12,7 @@ import structlog
 
 from dm.peer import ManagerError
 from dm.tls import Tls, TlsError
-from dma import config, logs
+from dma import logs
 from dma.call import transport
 from dma.capture.plans import AUTO, OPENERS, open_capture
 from dma.capture.target import Target, entered
@@ -24,6 +24,7 @@ from dma.naming.options import naming_options
 from dma.netlink import NetlinkError
 from dma.notify import notify
 from dma.observation import Observation
+from dma.options import config_option
 from dma.report import Identity, Report
 from dma.stream import Reporter
 from dma.tasks import first_of
@@ -50,24 +51,8 @@ class Settings:
     around: Conntrack | None
 
 
-def _configure(context: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """What a file says stands in for options that are not given."""
-    if path is not None:
-        try:
-            context.default_map = config.load(path)
-        except config.ConfigError as e:
-            raise click.ClickException(str(e)) from e
-
-
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    is_eager=True,
-    expose_value=False,
-    callback=_configure,
-    help="A TOML file with dm, stack, vcd and others of these options; those given here win.",
-)
+@config_option
 @click.option(
     "--dm",
     "manager",

@@ -1,5 +1,6 @@
 """The naming methods that a machine's settings ask for."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from dma.naming.hosts import HostsFile
 from dma.naming.method import Method
 from dma.naming.names import Names
 from dma.naming.passive import PORTS, PassiveDns
+from dma.naming.registry.follower import Follower
+from dma.naming.registry.settings import Consul, Etcd, Static
 from dma.naming.resolvers import Resolvers
 from dma.naming.reverse import ReverseDns
 from dma.naming.services import ServicesDatabase
@@ -22,6 +25,9 @@ class Naming:
     """Where their name servers listen."""
     reverse_dns: bool = True
     """Whether to ask for the names of addresses."""
+    consul: Consul | None = None
+    etcd: Etcd | None = None
+    registry: Static | None = None
 
 
 def open_names(root: Path = Path("/"), naming: Naming | None = None) -> Names:
@@ -36,4 +42,21 @@ def open_names(root: Path = Path("/"), naming: Naming | None = None) -> Names:
         methods.append(passive)
     if chosen.reverse_dns:
         methods.append(ReverseDns(root))
+    methods += _registries(chosen)
     return Names(methods, superseded=passive.superseded if passive else None)
+
+
+def _registries(naming: Naming) -> Iterator[Method]:
+    """Their HTTP client takes a fifth of the agent's memory, so whoever follows none does not load it."""
+    if naming.consul:
+        from dma.naming.registry.consul import ConsulFeed
+
+        yield Follower(ConsulFeed(naming.consul), keep_s=naming.consul.keep_s)
+    if naming.etcd:
+        from dma.naming.registry.etcd import EtcdFeed
+
+        yield Follower(EtcdFeed(naming.etcd), keep_s=naming.etcd.keep_s)
+    if naming.registry:
+        from dma.naming.registry.static import static_feed
+
+        yield Follower(static_feed(naming.registry), keep_s=naming.registry.keep_s)

@@ -6,11 +6,28 @@ from dataclasses import fields
 from typing import Any
 
 import click
+import msgspec
+from msgspec import Struct
 
 from dma.naming.dns_filter import PORTS_LIMIT
 from dma.naming.methods import Naming
+from dma.naming.registry.settings import LAYOUT, Consul, Etcd, Static
 
 _DEFAULTS = Naming()
+
+
+def _registry(form: type[Struct], key: str, *, several: bool = False) -> Callable[..., Struct | None]:
+    """Makes a registry of its address alone; what a configuration file says of one is one already."""
+
+    def read(_context: click.Context, _parameter: click.Parameter, value: Any) -> Struct | None:
+        if value is None or isinstance(value, form):
+            return value
+        try:
+            return msgspec.convert({key: value.split(",") if several else value}, form)
+        except msgspec.ValidationError as e:
+            raise click.BadParameter(f"{value} is none: give one such as http://127.0.0.1:8500") from e
+
+    return read
 
 
 def _ports(_context: click.Context, _parameter: click.Parameter, ports: tuple[int, ...]) -> tuple[int, ...]:
@@ -41,6 +58,27 @@ _OPTIONS = (
         default=_DEFAULTS.reverse_dns,
         show_default=True,
         help="Ask for the names of addresses.",
+    ),
+    click.option(
+        "--consul",
+        type=click.UNPROCESSED,
+        metavar="URL",
+        callback=_registry(Consul, "url"),
+        help="Follow the services of a Consul, such as http://127.0.0.1:8500.",
+    ),
+    click.option(
+        "--etcd",
+        type=click.UNPROCESSED,
+        metavar="URL[,URL...]",
+        callback=_registry(Etcd, "urls", several=True),
+        help=f"Follow the services in an etcd, at {LAYOUT} unless the configuration file says where.",
+    ),
+    click.option(
+        "--registry",
+        type=click.UNPROCESSED,
+        metavar="FILE|URL",
+        callback=_registry(Static, "location"),
+        help="Follow a list of services, in TOML or JSON.",
     ),
 )
 

@@ -17,6 +17,7 @@ from dm.client import connect
 from dm.v1 import flow_pb2, stack_pb2, stack_service_pb2_grpc
 from dm.v1 import stack_service_pb2 as stacks
 from dma.config import ConfigError, load
+from dma.naming.registry.settings import Consul, Etcd, Static
 from idm.ca import Authority
 from tests.dma.capture.lab import SERVER_V4, Cable, Caller
 from tests.idm.until import until
@@ -124,8 +125,14 @@ def test_the_file_says_what_the_options_would(tmp_path: Path) -> None:
     path.write_text(
         'dm = "h:1"\nstack = "s"\nvcd = "v"\ninterval_ms = 500\nplan = "cgroup"\nreverse_dns = false\n'
         '[tls]\nca = "/a"\ncertificate = "/b"\nkey = "/c"\n'
+        '[consul]\nurl = "http://198.18.0.2:8500"\ntoken_file = "/t"\n'
+        '[etcd]\nurls = ["http://198.18.0.2:2379"]\nlayout = "/x/{service}/{ip}:{port}"\n'
+        '[registry]\nlocation = "/services.toml"\n'
     )
     assert load(path) == {
+        "consul": Consul(url="http://198.18.0.2:8500", token_file="/t"),
+        "etcd": Etcd(urls=("http://198.18.0.2:2379",), layout="/x/{service}/{ip}:{port}"),
+        "registry": Static(location="/services.toml"),
         "manager": "h:1",
         "stack": "s",
         "vcd": "v",
@@ -147,6 +154,9 @@ def test_the_file_says_what_the_options_would(tmp_path: Path) -> None:
         ("dn = 'x'", "known are dm, stack, vcd"),
         ("interval_ms = 'soon'", "interval_ms"),
         ("[tls]\nca = '/a'", "certificate"),
+        ("[consul]\nurl = 'consul:8500'", "consul.url"),
+        ("[etcd]\nurls = []", "etcd.urls"),
+        ("[etcd]\nurls = ['http://h']\nlayout = '/x'", "no layout"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, says: str) -> None:

@@ -4,9 +4,12 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from dma.naming.registry.layout import Layout
+
 Url = Annotated[str, Meta(pattern="^https?://[^/]+/?$", description="a URL such as http://198.18.0.2:8500")]
 Seconds = Annotated[float, Meta(ge=0.2, le=86400, description="seconds, from 0.2 to 86400")]
 
+LAYOUT = "/services/{service}/{instance}"
 KEEP_S = 300.0
 """Names of a registry that nothing was heard of for longer are dropped."""
 
@@ -33,11 +36,14 @@ class Etcd(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The members of an etcd cluster, and how services stand in it: see :mod:`dma.naming.registry.layout`."""
 
     urls: Annotated[tuple[Url, ...], Meta(min_length=1)]
-    layout: str = "/services/{service}/{instance}"
+    layout: str = LAYOUT
     user: str = ""
     password_file: str = ""
     tls: Access = Access()
     keep_s: Seconds = KEEP_S
+
+    def __post_init__(self) -> None:
+        Layout(self.layout)  # what it refuses the file is refused for
 
 
 class Static(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

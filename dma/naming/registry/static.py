@@ -15,10 +15,10 @@ import msgspec
 
 from dma.naming.method import Place
 from dma.naming.name import Name, Source
-from dma.naming.registry.follower import FeedError
+from dma.naming.registry.follower import Feed, FeedError
 from dma.naming.registry.places import placed
 from dma.naming.registry.register import Register
-from dma.naming.registry.settings import Access
+from dma.naming.registry.settings import Access, Static
 from dma.naming.registry.site import Site, open_site
 
 ANSWER_S = 3.0
@@ -38,6 +38,13 @@ class Record(msgspec.Struct, frozen=True):
 
 class _Document(msgspec.Struct, frozen=True):
     services: tuple[Record, ...]
+
+
+def static_feed(settings: Static) -> Feed:
+    """What follows the list of the settings' location."""
+    if settings.location.startswith(("http://", "https://")):
+        return WebFeed(settings.location, settings.tls, interval_s=settings.interval_s)
+    return FileFeed(settings.location, interval_s=settings.interval_s)
 
 
 class FileFeed:
