@@ -38,13 +38,19 @@ class Agents(Protocol):
 
 
 class HostAgents:
-    """Children of the deployer, one in the network namespace of each container."""
+    """Children of the deployer, one in the network namespace of each container.
 
-    def __init__(self, supervisor: Supervisor, home: Home, *, stack: str, interval_ms: int) -> None:
+    ``naming`` is what their configuration file says.
+    """
+
+    def __init__(
+        self, supervisor: Supervisor, home: Home, *, stack: str, interval_ms: int, naming: str = ""
+    ) -> None:
         self._supervisor = supervisor
         self._home = home
         self._stack = stack
         self._interval_ms = interval_ms
+        self._naming = naming
         self._generations: dict[str, int] = {}
         self._moved = asyncio.Event()
         self._settling = asyncio.Lock()
@@ -106,6 +112,9 @@ class HostAgents:
         command = [sys.executable, "-P", "-m", "dma", "run", "--dm", self._home.target]
         command += ["--stack", self._stack, "--vcd", instance.vcd, "--netns", str(instance.netns)]
         command += ["--interval-ms", str(self._interval_ms)]
+        if self._naming:
+            self._home.naming.write_text(self._naming)
+            command += ["--config", str(self._home.naming)]
         command += ["--generation", str(self._generations.get(instance.vcd, 0))]
         if instance.cgroup is not None:
             command += ["--cgroup", str(instance.cgroup)]

@@ -73,6 +73,7 @@ class Stack:
             vcd=vcd,
             interval_ms=self.manifest.agent.interval_ms,
             tls=Authority(self.home.authority, self.name).vcd(vcd),
+            naming=self.manifest.naming.configuration(),
         )
 
     def manager(self) -> Child:
@@ -173,8 +174,13 @@ class Deployment:
     def _agents(self) -> Agents:
         stack, manifest = self.stack, self.stack.manifest
         if stack.guests is None:
-            interval_ms = manifest.agent.interval_ms
-            return HostAgents(self.supervisor, stack.home, stack=stack.name, interval_ms=interval_ms)
+            return HostAgents(
+                self.supervisor,
+                stack.home,
+                stack=stack.name,
+                interval_ms=manifest.agent.interval_ms,
+                naming=manifest.naming.configuration(),
+            )
         _, port = endpoint(manifest)
         return GuestAgents(
             stack.guests,

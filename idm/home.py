@@ -42,6 +42,11 @@ class Home:
         return self.state / "ca"
 
     @property
+    def naming(self) -> Path:
+        """How the agents on this host find names: their configuration file."""
+        return self.run / "naming.toml"
+
+    @property
     def deployer_lock(self) -> Path:
         """Held by the one process that deploys this stack."""
         return self.run / "idm.lock"

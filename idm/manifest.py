@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from idm.document import DocumentError, read
+from idm.naming import Naming
 
 DRIVERS = ("podman", "libvirt")
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -164,6 +165,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     network: Network
     vcd: dict[str, Vcd]
     agent: Agent = Agent()
+    naming: Naming = Naming()
     manager: Manager = Manager()
     judge: Judge = Judge()
     rollback: Rollback = Rollback()
@@ -201,6 +203,8 @@ def fingerprint(manifest: Manifest) -> str:
         "hosts": sorted(manifest.network.hosts),
         "vcd": {name: _unordered(vcd) for name, vcd in manifest.vcd.items()},
     }
+    if manifest.naming.registries:
+        defining["registries"] = manifest.naming.registries
     return hashlib.sha256(msgspec.json.encode(defining, order="deterministic")).hexdigest()
 
 

@@ -11,12 +11,18 @@ CA, CERTIFICATE = "/etc/stackmend/tls/ca.pem", "/etc/stackmend/tls/agent.pem"
 UNIT, PROGRAM = "stackmend-dma.service", "/usr/local/bin/dma"
 
 
-def agent_payload(*, manager: str, stack: str, vcd: str, interval_ms: int, tls: Tls) -> Payload:
-    """The configuration of an agent that reports to ``manager`` (ADDRESS:PORT) with this certificate."""
+def agent_payload(
+    *, manager: str, stack: str, vcd: str, interval_ms: int, tls: Tls, naming: str = ""
+) -> Payload:
+    """The configuration of an agent that reports to ``manager`` (ADDRESS:PORT) with this certificate.
+
+    ``naming`` are more lines of it.
+    """
     configuration = "".join(
         f"{key} = {json.dumps(value)}\n"
         for key, value in {"dm": manager, "stack": stack, "vcd": vcd, "interval_ms": interval_ms}.items()
     )
+    configuration += naming
     configuration += f'\n[tls]\nca = "{CA}"\ncertificate = "{CERTIFICATE}"\n'
     return Payload(
         unit=UNIT,

@@ -67,7 +67,7 @@ BAD = [
     (
         "[judge]",
         "[teardown]",
-        "teardown: no such key: known here are agent, judge, manager, network, rollback, smoke, stack, vcd",
+        "teardown: no such key: known here are agent, judge, manager, naming, network, rollback, smoke, stack, vcd",
     ),
     ('image = "localhost/web"', 'imge = "localhost/web"', 'vcd.web.imge: no such key: did you mean "image"?'),
     ('image = "localhost/web"', "", "vcd.web.image: missing: write a string in quotes, not empty"),

@@ -14,7 +14,10 @@ from idm.delivery.script import FRESH, parcel
 def test_an_agent_gets_its_configuration_and_its_certificate(tmp_path: Path) -> None:
     """The key is the one private file, and all travel under names that nothing reads yet."""
     tls = Authority(tmp_path, "shop").vcd("web")
-    payload = agent_payload(manager="198.18.0.1:7443", stack="shop", vcd="web", interval_ms=500, tls=tls)
+    naming = 'reverse_dns = false\n[consul]\nurl = "http://198.18.0.2:8500"\n'
+    payload = agent_payload(
+        manager="198.18.0.1:7443", stack="shop", vcd="web", interval_ms=500, tls=tls, naming=naming
+    )
     with tarfile.open(fileobj=io.BytesIO(parcel(payload))) as tar:
         modes = {entry.name: entry.mode for entry in tar}
         configuration = tar.extractfile(CONFIGURATION[1:] + FRESH)
@@ -27,5 +30,7 @@ def test_an_agent_gets_its_configuration_and_its_certificate(tmp_path: Path) -> 
         "stack": "shop",
         "vcd": "web",
         "interval_ms": 500,
+        "reverse_dns": False,
+        "consul": {"url": "http://198.18.0.2:8500"},
         "tls": {"ca": CA, "certificate": CERTIFICATE},
     }
