@@ -15,11 +15,12 @@ from rich.table import Table
 from dma import doctor, logs, resolve, watch
 from dma.capture.plans import AUTO, OPENERS, open_capture
 from dma.capture.target import entered
+from dma.conntrack import conntrack_around
 from dma.flow import CaptureError, Transport
 from dma.namespace import NamespaceError
-from dma.naming.dialled import Dialled
 from dma.naming.methods import Naming, open_names
 from dma.naming.options import naming_options
+from dma.netlink import NetlinkError
 from dma.options import config_option
 from dma.run import run
 
@@ -38,7 +39,7 @@ def reported() -> Iterator[None]:
     """Turn what can go wrong outside the program into one line and an exit code."""
     try:
         yield
-    except (CaptureError, NamespaceError) as e:
+    except (CaptureError, NamespaceError, NetlinkError) as e:
         raise click.ClickException(str(e)) from e
     except BrokenPipeError:
         # Whoever read the output has gone; the interpreter must not try to flush it once more.
@@ -76,6 +77,7 @@ def watch_command(
     show = watch.show_json if as_json else watch.show_table if sys.stdout.isatty() else watch.show_lines
     with (
         reported(),
+        conntrack_around(netns) as around,
         open_capture(entered(netns=netns, cgroup=cgroup), plan=plan) as capture,
         open_names(naming=naming) as names,
     ):
@@ -83,7 +85,7 @@ def watch_command(
             if probe.problem:
                 click.echo(f"plan {capture.plan}, without {probe.name}: {probe.problem}", err=True)
         intervals = watch.ticks(capture, names, interval_s=interval, count=count, duration_s=duration)
-        show(capture, intervals, Dialled(names), sys.stdout)
+        show(watch.View(capture, names, around=around), intervals, sys.stdout, sys.stderr)
 
 
 @main.command("resolve")

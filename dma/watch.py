@@ -4,7 +4,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -12,18 +12,47 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from dma import exchange
-from dma.flow import Capture, Destination, Flow, Loss
+from dma import exchange, presence
+from dma.conntrack import Backends, Conntrack
+from dma.flow import Address, Capture, Destination, Flow
 from dma.naming.dialled import Dialled
 from dma.naming.names import Names
+from dma.netlink import NetlinkError
 
-COLUMNS = ("service", "destination", "program", "attempts", "open", "pending", "failed")
+Show = Callable[["View", Iterable[None], TextIO, TextIO], None]
+COLUMNS = ("service", "destination", "program", "attempts", "open", "pending", "failed", "behind")
 
 
-def service_name(dialled: Dialled, destination: Destination) -> str:
-    """The most trusted name of a destination, else its address."""
-    known = dialled.lookup(destination)
-    return known[0].name if known else str(destination.address)
+class View:
+    """What is to be shown: the capture's flows, with the names and the backends of their destinations."""
+
+    def __init__(self, capture: Capture, names: Names, *, around: Conntrack | None = None) -> None:
+        self._capture = capture
+        self._dialled = Dialled(names)
+        self._backends = Backends(around)
+
+    def flows(self) -> Sequence[Flow]:
+        """All flows now; raises ``CaptureError``."""
+        flows = self._backends.known(self._capture.flows(), sources=_own_addresses())
+        for flow in flows:
+            self._dialled.note(flow)
+        return flows
+
+    def lost(self) -> str:
+        """Losses by reason, in words; raises ``CaptureError``."""
+        return ", ".join(f"lost ({loss.value}): {count}" for loss, count in self._capture.losses().items())
+
+    def name(self, destination: Destination) -> str:
+        """The most trusted name of a destination, else its address."""
+        known = self._dialled.lookup(destination)
+        return known[0].name if known else str(destination.address)
+
+
+def _own_addresses() -> Collection[Address]:
+    try:
+        return presence.addresses()
+    except NetlinkError:
+        return ()
 
 
 def ticks(
@@ -73,32 +102,45 @@ def stop_signals() -> Iterator[socket.socket]:
         writer.close()
 
 
-def show_json(capture: Capture, intervals: Iterable[None], dialled: Dialled, output: TextIO) -> None:
-    """Print one array of the exchange format per interval."""
+def show_json(view: View, intervals: Iterable[None], output: TextIO, errors: TextIO) -> None:
+    """Print one array of the exchange format per interval; losses go to ``errors``."""
+    lost = ""
     for _ in intervals:
-        places = (flow.destination for flow in _flows(capture, dialled))
-        found = (exchange.dependency(service_name(dialled, d), d.address, d.port) for d in places)
+        places = (flow.destination for flow in view.flows())
+        found = (exchange.dependency(view.name(d), d.address, d.port) for d in places)
         output.write(exchange.encode(found) + "\n")
         output.flush()
+        lost = _tell_losses(view, lost, errors)
 
 
-def show_lines(capture: Capture, intervals: Iterable[None], dialled: Dialled, output: TextIO) -> None:
-    """Print a line for each dependency that is new or has changed, per interval."""
+def show_lines(view: View, intervals: Iterable[None], output: TextIO, errors: TextIO) -> None:
+    """Print a line for each dependency that is new or has changed, per interval; losses go to ``errors``."""
     printed: set[tuple[str, ...]] = set()
+    lost = ""
     for _ in intervals:
-        rows = _rows(_flows(capture, dialled), dialled)
+        rows = _rows(view)
         for row in rows:
             if row not in printed:
                 output.write(_line(row))
         printed = set(rows)
         output.flush()
+        lost = _tell_losses(view, lost, errors)
 
 
-def show_table(capture: Capture, intervals: Iterable[None], dialled: Dialled, output: TextIO) -> None:
-    """Keep a table on the terminal up to date."""
-    with Live(_table(capture, dialled), console=Console(file=output), auto_refresh=False) as live:
+def show_table(view: View, intervals: Iterable[None], output: TextIO, _errors: TextIO) -> None:
+    """Keep a table on the terminal up to date, with the losses below it."""
+    with Live(_table(view), console=Console(file=output), auto_refresh=False) as live:
         for _ in intervals:
-            live.update(_table(capture, dialled), refresh=True)
+            live.update(_table(view), refresh=True)
+
+
+def _tell_losses(view: View, told: str, errors: TextIO) -> str:
+    """Say what was lost so far, if that is news."""
+    lost = view.lost()
+    if lost != told:
+        errors.write(f"{lost}\n")
+        errors.flush()
+    return lost
 
 
 def _line(row: tuple[str, ...]) -> str:
@@ -106,39 +148,32 @@ def _line(row: tuple[str, ...]) -> str:
     return f"{' '.join(row[:3])} {' '.join(told)}\n"
 
 
-def _table(capture: Capture, dialled: Dialled) -> Table:
-    table = Table(caption=_caption(capture.losses()), box=None)
+def _table(view: View) -> Table:
+    table = Table(caption=view.lost(), box=None)
     for column in COLUMNS:
         table.add_column(column, overflow="fold", no_wrap=column == "destination")
-    for row in _rows(_flows(capture, dialled), dialled):
+    for row in _rows(view):
         table.add_row(*row)
     return table
 
 
-def _flows(capture: Capture, dialled: Dialled) -> list[Flow]:
-    flows = capture.flows()
-    for flow in flows:
-        dialled.note(flow)
-    return flows
+def _rows(view: View) -> list[tuple[str, ...]]:
+    return sorted(_row(flow, view) for flow in view.flows())
 
 
-def _caption(losses: Mapping[Loss, int]) -> str:
-    return ", ".join(f"lost ({loss.value}): {count}" for loss, count in losses.items())
-
-
-def _rows(flows: Iterable[Flow], dialled: Dialled) -> list[tuple[str, ...]]:
-    return sorted(_row(flow, dialled) for flow in flows)
-
-
-def _row(flow: Flow, dialled: Dialled) -> tuple[str, ...]:
+def _row(flow: Flow, view: View) -> tuple[str, ...]:
     transport, address, port, command = flow.destination
-    host = f"[{address}]" if address.version == 6 else str(address)
     return (
-        service_name(dialled, flow.destination),
-        f"{transport.name.lower()}://{host}:{port}",
+        view.name(flow.destination),
+        f"{transport.name.lower()}://{_place(address, port)}",
         command,
         str(flow.attempts),
         str(flow.open),
         str(flow.pending),
         ", ".join(f"{count} {kind.value}" for kind, count in flow.failures.items()),
+        ", ".join(_place(*backend) for backend in flow.backends),
     )
+
+
+def _place(address: Address, port: int) -> str:
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

@@ -1,9 +1,13 @@
 """Translated destinations, by a real packet filter."""
 
 import os
+import select
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +19,7 @@ from tests.dma.scripted import flow
 
 pytestmark = pytest.mark.kernel
 
+DMA = Path(sys.executable).with_name("dma")
 DIALLED_V4, DIALLED_V6 = "198.18.6.9", "fd00:6::9"
 BEHIND = (Backend(ip_address(SERVER_V4), 8080),)
 CT_DELETE = 1 << 8 | 2  # linux/netfilter/nfnetlink_conntrack.h
@@ -133,3 +138,25 @@ def test_a_table_around_counts_for_own_addresses_only(network: Cable) -> None:
 
         assert behind(ip_address(CLIENT_V4)) == BEHIND
         assert behind(ip_address("198.18.5.77")) == ()
+
+
+def test_the_watch_shows_both(network: Cable) -> None:
+    """What is dialled stands with who is behind it, in one line."""
+    command = [str(DMA), "watch", "--interval", "0.1", "--netns", str(network.client_netns)]
+    with (
+        network.server_socket(socket.SOCK_STREAM, 8080),
+        Caller(network.client) as caller,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
+    ):
+        try:
+            assert process.stdout
+            # The capture may not be open yet: call until it has seen one.
+            for _ in range(100):
+                caller(f"call(v4, '{DIALLED_V4}', 80)")
+                if select.select([process.stdout], [], [], 0.1)[0]:
+                    break
+            line = process.stdout.readline()
+        finally:
+            process.kill()
+    assert f"tcp://{DIALLED_V4}:80 " in line
+    assert line.endswith(f" behind={SERVER_V4}:8080\n")
