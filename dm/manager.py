@@ -52,6 +52,8 @@ class Guarded:
         self.agents: dict[str, AgentQueue] = {}
         self.deployer: DeployerQueue | None = None
         self.judgement: Judgement | None = None
+        # By VCD the incarnation that somebody else has taken it back to.
+        self.reverted: dict[str, str] = {}
         self.changed = asyncio.Event()
         self.signature: tuple[object, ...] = ()
 
@@ -141,8 +143,11 @@ class Manager:
         self.golden_changed(name)
         return image
 
-    def instance(self, guarded: Guarded, vcd: VcdState, power: Power, incarnation: str) -> None:
-        """A deployer said what an instance does."""
+    def instance(
+        self, guarded: Guarded, vcd: VcdState, power: Power, incarnation: str, *, reverted: bool = False
+    ) -> None:
+        """A deployer said what an instance does; one that is ``reverted`` was taken back by somebody else."""
+        surprise = reverted and bool(vcd.incarnation) and guarded.reverted.get(vcd.name) != incarnation
         operation = guarded.operations.current
         expected = operation is not None and vcd.name in operation.vcds and operation.phase in _TAKING_BACK
         before = vcd.power
@@ -153,6 +158,12 @@ class Manager:
         if restarted or power is not before:
             what = f"{vcd.name} is {power}" + (" again, started anew" if restarted else "")
             self._tell_of(guarded, "instance", what, vcd=vcd.name)
+        if reverted:
+            guarded.reverted[vcd.name] = incarnation
+        if surprise:
+            what = f"{vcd.name} was taken back to a snapshot by somebody else, and is given time to come up"
+            self._tell_of(guarded, "external rollback", what, vcd=vcd.name)
+            guarded.reconnect_peers([vcd.name])
         self.evaluate(guarded)
 
     def result(self, guarded: Guarded, result: rollback_service_pb2.CommandResult) -> None:

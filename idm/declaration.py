@@ -58,7 +58,12 @@ def report(instance: Instance) -> InstanceReport:
     """What the manager has to know of an instance. One that was only prepared for its start is no incarnation yet."""
     running = instance.power in (Power.RUNNING, Power.PAUSED)
     incarnation = instance.incarnation if running else ""
-    return InstanceReport(vcd=instance.vcd, power=POWERS[instance.power], incarnation=incarnation)
+    return InstanceReport(
+        vcd=instance.vcd,
+        power=POWERS[instance.power],
+        incarnation=incarnation,
+        reverted=instance.reverted,
+    )
 
 
 def _judge(judge: Judge) -> JudgePolicy:

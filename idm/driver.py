@@ -20,13 +20,17 @@ class Power(enum.Enum):
 
 
 class Instance(NamedTuple):
-    """One VCD as it runs now. ``incarnation`` differs after every start, so that a restart between polls is seen."""
+    """One VCD as it runs now. ``incarnation`` differs after every start, so that a restart between polls is seen.
+
+    One that is ``reverted`` was taken back by somebody else, past this deployer.
+    """
 
     vcd: str
     power: Power
     incarnation: str
     netns: Path | None
     cgroup: Path | None
+    reverted: bool = False
 
 
 class Snapshot(NamedTuple):

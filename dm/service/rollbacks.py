@@ -96,7 +96,13 @@ class RollbackService(rollback_service_pb2_grpc.RollbackServiceServicer):
                     case "instance" if request.instance.vcd in guarded.stack.vcds:
                         report = request.instance
                         vcd = guarded.stack.vcds[report.vcd]
-                        self._manager.instance(guarded, vcd, wire.power(report.power), report.incarnation)
+                        self._manager.instance(
+                            guarded,
+                            vcd,
+                            wire.power(report.power),
+                            report.incarnation,
+                            reverted=report.reverted,
+                        )
                     case "result":
                         self._manager.result(guarded, request.result)
         finally:

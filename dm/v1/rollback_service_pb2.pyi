@@ -209,22 +209,26 @@ class InstanceReport(_message.Message):
     VCD_FIELD_NUMBER: _builtins.int
     POWER_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    REVERTED_FIELD_NUMBER: _builtins.int
     vcd: _builtins.str
     """The VCD."""
     power: _stack_pb2.Power.ValueType
     """Its power."""
     incarnation: _builtins.str
     """Differs after every start of the instance."""
+    reverted: _builtins.bool
+    """True when this incarnation goes on from a snapshot that somebody else took the VCD back to."""
     def __init__(
         self,
         *,
         vcd: _builtins.str = ...,
         power: _stack_pb2.Power.ValueType = ...,
         incarnation: _builtins.str = ...,
+        reverted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "power", b"power", "vcd", b"vcd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "power", b"power", "reverted", b"reverted", "vcd", b"vcd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -60,6 +60,8 @@ class LibvirtDriver:
         self._host = Host(self._hypervisor, settings)
         self._restores = Rendezvous()
         self._restoring: set[str] = set()
+        # By VCD the incarnation that somebody else has taken it back to.
+        self._reverted: dict[str, str] = {}
         self._closing = threading.Event()
         self._clocks = Clocks(self._closing)
         self._subscription: Callable[[], None] | None = None
@@ -139,7 +141,8 @@ class LibvirtDriver:
             with suppress(MissingError):
                 run = domain.run()
                 incarnation = f"{self._boot}.{run}" if run else ""
-                found[label.vcd] = Instance(label.vcd, domain.power(), incarnation, None, None)
+                reverted = bool(incarnation) and incarnation == self._reverted.get(label.vcd)
+                found[label.vcd] = Instance(label.vcd, domain.power(), incarnation, None, None, reverted)
         return found
 
     def events(self) -> Iterator[str]:
@@ -341,6 +344,8 @@ class LibvirtDriver:
         if event.turn is Turn.REVERT and vcd not in self._restoring:
             # Somebody else has taken it back, who may have left its clock alone.
             self._set_clock(vcd, domain)
+            with suppress(RefusedError):
+                self._reverted[vcd] = f"{self._boot}.{domain.run()}"
         yield vcd
 
     def _check_before_saving(self, domains: dict[str, Domain], tag: str) -> None:

@@ -238,6 +238,34 @@ def test_the_loop_closes_over_the_wire(tmp_path: Path) -> None:
     run(tmp_path, story)
 
 
+def test_somebody_elses_revert_is_told_once_and_frees_the_peers(tmp_path: Path) -> None:
+    """A VCD that was taken back past the deployer has a new generation, and its peers drop their dead connections."""
+
+    async def story(peer: Peer) -> None:
+        await peer.apply()
+        async with peer.agent("web") as web, peer.agent("db"):
+            deployer = peer.rollbacks.Attend()
+            await deployer.write(rollback.AttendRequest(attach=rollback.Attach(stack="pair", session="d")))
+            for incarnation, reverted in (("one", False), ("two", False), ("two", True), ("two", True)):
+                report = rollback.InstanceReport(
+                    vcd="db", power=stack_pb2.POWER_RUNNING, incarnation=incarnation, reverted=reverted
+                )
+                await deployer.write(rollback.AttendRequest(instance=report))
+            response = await web.read()
+            assert list(response.reconnect.addresses) == [DB]
+            assert peer.manager.stack("pair").stack.vcds["db"].generation == 2
+            request = stacks.WatchEventsRequest(stack="pair", past=100)
+            told = [
+                item.event.vcd
+                async for item in peer.stacks.WatchEvents(request, timeout=DEADLINE_S)
+                if item.event.kind == "external rollback"
+            ]
+            assert told == ["db"]
+            deployer.cancel()
+
+    run(tmp_path, story)
+
+
 def test_an_agent_of_an_older_generation_is_not_heard(tmp_path: Path) -> None:
     """An agent brought back by a memory snapshot is told its generation; until it takes it on nothing counts."""
 
