@@ -296,7 +296,9 @@ def down_command(choice: Choice, *, keep_snapshots: bool) -> None:
     """End everything that belongs to the stack; golden images and history stay."""
     _configure_log(logging.WARNING)
     with choice.stack() as stack:
-        _run(down(stack, keep_snapshots=keep_snapshots))
+        left = _run(down(stack, keep_snapshots=keep_snapshots))
+    for line in left:
+        click.echo(line, err=True)
     click.echo(f"{stack.name} is down")
 
 

@@ -8,7 +8,10 @@ import grpc.aio
 from dm.client import connect
 from dm.v1.stack_service_pb2 import RemoveStackRequest
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
+from idm.delivery.agent import PATHS, UNIT
+from idm.delivery.guest import withdraw
 from idm.deployment import DEPLOYS, Stack
+from idm.driver import DriverError, Power
 from idm.home import Home
 from idm.lock import holder, lock
 from idm.process import marked
@@ -27,21 +30,24 @@ def end_deployer(home: Home) -> None:
             process.end(grace_s=DEPLOYER_S)
 
 
-async def down(stack: Stack, *, keep_snapshots: bool) -> None:
+async def down(stack: Stack, *, keep_snapshots: bool) -> list[str]:
     """Leave no process, socket, instance or network of the stack, whatever state it is in.
 
-    Golden images and history stay, snapshots only if they are asked to. Raises ``DriverError`` when the engine refuses.
+    Golden images and history stay, snapshots only if they are asked to. Returns a line for each existing domain in
+    which something had to be left. Raises ``DriverError`` when the engine refuses.
     """
     home = stack.home
     await asyncio.to_thread(end_deployer, home)
     home.create()
     with lock(home.deployer_lock, purpose=DEPLOYS):
         await _forget(stack)
+        left = await _withdraw_agents(stack)
         await asyncio.to_thread(end_children, home)
         try:
             await _remove(stack, keep_snapshots=keep_snapshots)
         finally:
             shutil.rmtree(home.run)
+    return left
 
 
 def end_children(home: Home) -> None:
@@ -52,6 +58,26 @@ def end_children(home: Home) -> None:
     for process in marked(home.run):
         with process:
             process.end(grace_s=CHILD_S)
+
+
+async def _withdraw_agents(stack: Stack) -> list[str]:
+    """Take the agents out of domains that stay; one that does not answer keeps its own, which is told."""
+    if (guests := stack.guests) is None:
+        return []
+    present = await asyncio.to_thread(stack.driver.instances)
+    left: list[str] = []
+
+    async def withdraw_agent(vcd: str) -> None:
+        try:
+            await asyncio.to_thread(withdraw, guests, vcd, UNIT, PATHS)
+        except DriverError as e:
+            left.append(f"{vcd} keeps its agent: {e}")
+
+    async with asyncio.TaskGroup() as tasks:
+        for name, vcd in stack.manifest.vcd.items():
+            if vcd.domain and name in present and present[name].power is Power.RUNNING:
+                tasks.create_task(withdraw_agent(name))
+    return left
 
 
 async def _remove(stack: Stack, *, keep_snapshots: bool) -> None:

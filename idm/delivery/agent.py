@@ -8,6 +8,7 @@ from idm.delivery.payload import PUBLIC, File, Payload
 
 CONFIGURATION = "/etc/stackmend/agent.toml"
 CA, CERTIFICATE = "/etc/stackmend/tls/ca.pem", "/etc/stackmend/tls/agent.pem"
+PATHS = (CONFIGURATION, CA, CERTIFICATE)
 UNIT, PROGRAM = "stackmend-dma.service", "/usr/local/bin/dma"
 
 

@@ -56,9 +56,9 @@ def deliver(shell: Shell, vcd: str, payload: Payload) -> None:
         raise DriverError(f"{vcd} does not take {payload.unit}: {_last(end)}: see its journal")
 
 
-def withdraw(shell: Shell, vcd: str, payload: Payload) -> None:
+def withdraw(shell: Shell, vcd: str, unit: str, paths: Sequence[str]) -> None:
     """Stop the unit and remove what was delivered; harmless when nothing was. Raises ``DriverError``."""
-    shell.execute(vcd, ("sh", "-c", script.remove(payload)), timeout_s=SCRIPT_S)
+    shell.execute(vcd, ("sh", "-c", script.remove(unit, paths)), timeout_s=SCRIPT_S)
 
 
 def _last(end: Completed) -> str:

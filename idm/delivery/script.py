@@ -1,5 +1,6 @@
 """The scripts that put a payload into a guest, and take it out: POSIX shell with tar and systemd, as root. Pure."""
 
+from collections.abc import Sequence
 from enum import IntEnum
 from shlex import quote
 
@@ -7,13 +8,18 @@ from idm.delivery.payload import PUBLIC, File, Payload, archive
 
 FRESH = ".stackmend-new"
 UNITS = "/etc/systemd/system"
+# Tells a unit that was delivered from one that the guest has of its own, which is left as it is.
+MARK = "# delivered by idm"
 
 _INSTALL = """\
 set -eu
 umask 077
 [ -d /run/systemd/system ] || exit {no_systemd:d}
 command -v tar >/dev/null && command -v cmp >/dev/null || exit {no_tools:d}
-[ -x {program} ] || exit {no_program:d}
+state() {{ systemctl show --value --property="$1" {unit}; }}
+own=
+[ -z "$(state FragmentPath)" ] || grep -qsxF {mark} {unit_path} || own=yes
+[ "$own" ] || [ -x {program} ] || exit {no_program:d}
 tar -xpf - -C /
 stale=
 place() {{
@@ -22,11 +28,7 @@ place() {{
     ! command -v restorecon >/dev/null || restorecon "$1"
     [ "$2" = live ] || stale=yes
 }}
-state() {{ systemctl show --value --property="$1" {unit}; }}
-case "$(state FragmentPath)" in
-    ''|{unit_path}) place {unit_path} '' ;;
-    *) rm {unit_path}{fresh} ;;
-esac
+if [ "$own" ]; then rm {unit_path}{fresh}; else place {unit_path} cold; fi
 {places}
 [ -z "$stale" ] || systemctl daemon-reload
 [ "$(state UnitFileState)" = enabled ] || systemctl --quiet enable {unit}
@@ -35,11 +37,17 @@ if [ "$stale" ]; then systemctl --no-block restart {unit}; else systemctl --no-b
 
 _REMOVE = """\
 set -u
-[ -d /run/systemd/system ] || exit 0
-systemctl --quiet disable --now {unit}
+if [ -d /run/systemd/system ]; then
+    if grep -qsxF {mark} {unit_path}; then
+        systemctl --quiet disable --now {unit}
+        rm -f {unit_path}
+        systemctl daemon-reload
+    else
+        systemctl --quiet stop {unit}
+    fi
+fi
 rm -f {paths}
 rmdir {directories} 2>/dev/null
-systemctl daemon-reload
 exit 0
 """
 
@@ -52,9 +60,9 @@ class Refusal(IntEnum):
     NO_PROGRAM = 92
 
 
-def unit_path(payload: Payload) -> str:
-    """Where the unit's file is put; all instances of a template share one."""
-    name, at, _ = payload.unit.partition("@")
+def unit_path(unit: str) -> str:
+    """Where a unit's file is put; all instances of a template share one."""
+    name, at, _ = unit.partition("@")
     return f"{UNITS}/{name}@.service" if at else f"{UNITS}/{name}"
 
 
@@ -72,17 +80,19 @@ def install(payload: Payload) -> str:
         program=quote(payload.program),
         fresh=FRESH,
         unit=quote(payload.unit),
-        unit_path=quote(unit_path(payload)),
+        unit_path=quote(unit_path(payload.unit)),
+        mark=quote(MARK),
         places="\n".join(places),
     )
 
 
-def remove(payload: Payload) -> str:
-    """Stops the unit for good and deletes what was put there; harmless when nothing was."""
-    paths = [unit_path(payload), *(file.path for file in payload.files)]
-    directories = sorted({path.rpartition("/")[0] for path in paths} - {UNITS}, reverse=True)
+def remove(unit: str, paths: Sequence[str]) -> str:
+    """Stops a unit and deletes what was put there, the unit's own file if it was; harmless when nothing was."""
+    directories = sorted({path.rpartition("/")[0] for path in paths}, reverse=True)
     return _REMOVE.format(
-        unit=quote(payload.unit),
+        unit=quote(unit),
+        unit_path=quote(unit_path(unit)),
+        mark=quote(MARK),
         paths=" ".join(map(quote, paths)),
         directories=" ".join(map(quote, directories)),
     )
@@ -90,5 +100,5 @@ def remove(payload: Payload) -> str:
 
 def parcel(payload: Payload) -> bytes:
     """The files of a payload, its unit's too, as :func:`install` wants them."""
-    unit = File(unit_path(payload), payload.unit_file, PUBLIC)
+    unit = File(unit_path(payload.unit), f"{MARK}\n".encode() + payload.unit_file, PUBLIC)
     return archive((unit, *payload.files), suffix=FRESH)
