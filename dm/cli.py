@@ -42,8 +42,13 @@ def main() -> None:
 @click.option(
     "--state", required=True, type=click.Path(path_type=Path), help="SQLite file for durable state."
 )
+@click.option(
+    "--metrics",
+    metavar="ADDRESS:PORT",
+    help="Serve metrics in Prometheus' format to whoever reaches this address, such as 127.0.0.1:9465.",
+)
 @tls_options
-def serve(listen: tuple[str, ...], state: Path, tls: Tls | None) -> None:
+def serve(listen: tuple[str, ...], state: Path, metrics: str | None, tls: Tls | None) -> None:
     """Serve agents, deployers and command lines until SIGTERM."""
     # The server's libraries are of no use to the other commands and take a while to load.
     from dm.log import configure
@@ -54,7 +59,7 @@ def serve(listen: tuple[str, ...], state: Path, tls: Tls | None) -> None:
     configure()
     try:
         with Store(state) as store:
-            asyncio.run(run(store, *listen, tls=tls, ready=_notify_ready))
+            asyncio.run(run(store, *listen, tls=tls, metrics=metrics, ready=_notify_ready))
     except (ServeError, StoreError) as error:
         _fail(str(error))
 

@@ -35,7 +35,7 @@ class Report:
         self.session = secrets.token_hex(8)
         self.revision = 0
         """Of the latest message with edges."""
-        self._observation = observation
+        self.observation = observation
         self._said = 0  # revision of the table
         self._whole = False
         self._presence = Presence()
@@ -43,10 +43,10 @@ class Report:
 
     def hello(self) -> ReportRequest:
         """Greet, and have everything to say again. Raises ``CaptureError``."""
-        self._observation.survey()
-        capture = self._observation.capture
+        self.observation.survey()
+        capture = self.observation.capture
         self._said, self._whole = 0, False
-        self._presence = self._observation.presence
+        self._presence = self.observation.presence
         self._coverage = agent_pb2.Coverage()
         return ReportRequest(
             hello=agent_pb2.Hello(
@@ -72,24 +72,24 @@ class Report:
         if generation <= self.generation:
             return False
         if self.generation:
-            self._observation.restart()
+            self.observation.restart()
             self.session, self.revision = secrets.token_hex(8), 0
         self.generation = generation
         return True
 
     def urgent(self) -> list[ReportRequest]:
         """Read the counters, and say which edges changed. Raises ``CaptureError``."""
-        self._observation.look()
+        self.observation.look()
         return list(self._edges())
 
     def regular(self) -> list[ReportRequest]:
         """Read everything, and say what changed, if only that nothing did. Raises ``CaptureError``."""
-        self._observation.survey()
+        self.observation.survey()
         news = [*self._edges(), *self._surroundings()]
         return news or [ReportRequest(heartbeat=agent_pb2.Heartbeat())]
 
     def _edges(self) -> Iterator[ReportRequest]:
-        table = self._observation.table
+        table = self.observation.table
         changed = table.changed_since(self._said)
         self._said = table.revision
         if not changed and self._whole:
@@ -101,7 +101,7 @@ class Report:
     def _chunk(self, flows: Sequence[Flow], *, last: bool) -> ReportRequest:
         self.revision += 1
         now_ns = time.monotonic_ns()
-        edges = [wire.edge(flow, self._observation.names(flow), now_ns=now_ns) for flow in flows]
+        edges = [wire.edge(flow, self.observation.names(flow), now_ns=now_ns) for flow in flows]
         complete = last and not self._whole
         return ReportRequest(
             edges=agent_pb2.Edges(
@@ -110,7 +110,7 @@ class Report:
         )
 
     def _surroundings(self) -> Iterator[ReportRequest]:
-        observation = self._observation
+        observation = self.observation
         if observation.presence != self._presence:
             self._presence = observation.presence
             yield ReportRequest(presence=wire.presence(self._presence))

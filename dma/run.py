@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import socket
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -49,6 +50,7 @@ class Settings:
     root: Path
     naming: Naming
     around: Conntrack | None
+    metrics: socket.socket | None
 
 
 @click.command()
@@ -98,6 +100,11 @@ class Settings:
 @click.option(
     "--plan", type=click.Choice([AUTO, *OPENERS]), default=AUTO, show_default=True, help="The hooks to use."
 )
+@click.option(
+    "--metrics",
+    metavar="ADDRESS:PORT",
+    help="Serve metrics in Prometheus' format to whoever reaches this address, such as 127.0.0.1:9464.",
+)
 @naming_options
 def run(
     *,
@@ -113,6 +120,7 @@ def run(
     interval_ms: int,
     generation: int,
     plan: str,
+    metrics: str | None,
     naming: Naming,
 ) -> None:
     """Report this machine's dependencies to a manager, until SIGTERM or SIGINT."""
@@ -123,7 +131,8 @@ def run(
     except TlsError as e:
         raise click.UsageError(str(e)) from e
     try:
-        with conntrack_around(netns) as around:
+        # Both belong to the namespace from which the agent is started, not to the one that it watches.
+        with _listening(metrics) as listener, conntrack_around(netns) as around:
             settings = Settings(
                 manager=manager,
                 tls=tls,
@@ -134,6 +143,7 @@ def run(
                 root=root,
                 naming=naming,
                 around=around,
+                metrics=listener,
             )
             asyncio.run(_watch(settings))
     except* (CaptureError, ManagerError, NamespaceError, NetlinkError) as group:
@@ -155,7 +165,35 @@ async def _watch(settings: Settings) -> None:
         backends = Backends(around=settings.around)
         observation = Observation(capture, names, cgroup=settings.target.cgroup, backends=backends)
         report = Report(settings.identity, observation, generation=settings.generation)
-        await _until_stopped(Reporter(report, urgency, target=settings.manager, tls=settings.tls))
+        reporter = Reporter(report, urgency, target=settings.manager, tls=settings.tls)
+        async with _metrics(settings.metrics, report, reporter):
+            if settings.metrics:
+                log.info("serving metrics", at=settings.metrics.getsockname())
+            await _until_stopped(reporter)
+
+
+def _listening(metrics: str | None) -> contextlib.AbstractContextManager[socket.socket | None]:
+    """A socket for metrics, if there are to be any."""
+    if metrics is None:
+        return contextlib.nullcontext()
+    from dm.exposition import MetricsError, listening
+
+    try:
+        return listening(metrics)
+    except MetricsError as e:
+        raise click.ClickException(str(e)) from e
+
+
+def _metrics(
+    at: socket.socket | None, report: Report, reporter: Reporter
+) -> contextlib.AbstractAsyncContextManager[None]:
+    """Metrics while the block runs, if there are to be any; their libraries are loaded only then."""
+    if at is None:
+        return contextlib.nullcontext()
+    from dm.exposition import exposed
+    from dma.metrics import AgentCollector
+
+    return exposed(at, AgentCollector(report, reporter))
 
 
 async def _until_stopped(reporter: Reporter) -> None:

@@ -43,12 +43,19 @@ class Reporter:
         self._urgency = urgency
         self._home = target
         self._tls = tls
+        self._stream: _Stream | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the manager has welcomed the agent on the stream that is open now."""
+        return self._stream is not None and self._stream.welcomed
 
     async def run(self) -> NoReturn:
         """Report until cancelled; raises ``CaptureError``, alone or in a group, when the capture fails."""
         target, complaint, delays = self._home, "", self._delays()
         while True:
             stream = _Stream(self._report, self._urgency, target=target, tls=self._tls, greeted=self.greeted)
+            self._stream = stream
             try:
                 await stream.run()
             except* _RedirectedError as group:
@@ -59,6 +66,7 @@ class Reporter:
                     complaint = str(first_of(group))
                     log.warning("manager lost", target=target, reason=complaint)
                 target = self._home
+            self._stream = None
             heed_cancellation()
             if stream.welcomed:
                 delays = self._delays()

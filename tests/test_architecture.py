@@ -11,7 +11,7 @@ import pytest
 from tests.stubs import PROTO, ROOT, generate
 
 PACKAGES = ("dma", "dm", "idm")
-ALLOWED = {"dma": {"dm.v1", "dm.peer", "dm.tls"}, "idm": {"dm.v1", "dm.client"}, "dm": set()}
+ALLOWED = {"dma": {"dm.v1", "dm.exposition", "dm.peer", "dm.tls"}, "idm": {"dm.v1", "dm.client"}, "dm": set()}
 PURE = (
     "edge",
     "graph",

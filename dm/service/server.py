@@ -176,12 +176,14 @@ def _changed(tls: Tls) -> list[tuple[int, int]]:
     return [(stat.st_ino, stat.st_mtime_ns) for stat in stats]
 
 
-async def serve(store: Store, *listen: str, tls: Tls | None, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT."""
+async def serve(
+    store: Store, *listen: str, tls: Tls | None, metrics: str | None, ready: Callable[[], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT; raises :class:`ServeError`."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(store, *listen, tls=tls) as manager:
+    async with serving(store, *listen, tls=tls) as manager, _metrics(manager, metrics):
         log.info("listening", at=listen, tls=tls is not None)
         ready()
         judging = asyncio.create_task(manager.run())
@@ -192,6 +194,24 @@ async def serve(store: Store, *listen: str, tls: Tls | None, ready: Callable[[],
             judging.result()
         judging.cancel()
     log.info("stopped")
+
+
+@asynccontextmanager
+async def _metrics(manager: Manager, address: str | None) -> AsyncIterator[None]:
+    """Metrics while the block runs, if there are to be any."""
+    if address is None:
+        yield
+        return
+    # Libraries that nobody else needs.
+    from dm.exposition import MetricsError, exposed, listening
+    from dm.metrics import ManagerCollector
+
+    try:
+        at = listening(address)
+    except MetricsError as error:
+        raise ServeError(str(error)) from error
+    async with exposed(at, ManagerCollector(manager)):
+        yield
 
 
 def _close_to_others(listen: str) -> None:
