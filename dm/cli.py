@@ -5,28 +5,20 @@ import json
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn, TypeVar
 
 import click
 import grpc
 from google.protobuf.json_format import MessageToDict
 
 from dm import render
-from dm.client import ManagerError, connect, explain
+from dm.asking import CALL_S, ask, fail
+from dm.golden_cli import golden
 from dm.options import Peer, manager_option, tls_options
 from dm.tls import Tls
-from dm.v1 import golden_service_pb2 as golden_pb
-from dm.v1 import golden_service_pb2_grpc, stack_service_pb2_grpc
 from dm.v1 import stack_service_pb2 as stack_pb
-
-CALL_S = 10.0
-RUN = Path("/run/stackmend")
-
-Answer = TypeVar("Answer")
+from dm.v1 import stack_service_pb2_grpc
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,7 +53,7 @@ def serve(listen: tuple[str, ...], state: Path, metrics: str | None, tls: Tls | 
         with Store(state) as store:
             asyncio.run(run(store, *listen, tls=tls, metrics=metrics, ready=_notify_ready))
     except (ServeError, StoreError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 @main.command()
@@ -78,7 +70,7 @@ def status(stack: str, as_json: bool, peer: Peer) -> None:
         reply = await stub.GetStatus(stack_pb.GetStatusRequest(stack=stack), timeout=CALL_S)
         return stack_pb.ListStacksResponse(stacks=[reply.status])
 
-    reply = _ask(peer, call)
+    reply = ask(peer, call)
     if as_json:
         click.echo(
             json.dumps(
@@ -102,7 +94,7 @@ def graph(stack: str, form: str, peer: Peer) -> None:
         stub = stack_service_pb2_grpc.StackServiceStub(channel)
         return await stub.GetGraph(stack_pb.GetGraphRequest(stack=stack), timeout=CALL_S)
 
-    reply = _ask(peer, call)
+    reply = ask(peer, call)
     match form:
         case "json":
             click.echo(render.graph_json(reply))
@@ -137,155 +129,10 @@ def events(stack: str, past: int, follow: bool, as_json: bool, peer: Peer) -> No
                 event = item.event
                 click.echo(f"{_clock(event.time_ms)}  {event.stack}  {event.kind}  {event.message}")
 
-    _ask(peer, call)
+    ask(peer, call)
 
 
-@main.group()
-def golden() -> None:
-    """Golden images: the expected dependencies of a good launch."""
-
-
-@golden.command("capture")
-@click.argument("stack")
-@click.option("--merge", "join", is_flag=True, help="Add this launch to the image in force.")
-@manager_option
-def golden_capture(stack: str, join: bool, peer: Peer) -> None:
-    """Learn an image from the live STACK (without a snapshot: `idm capture` takes both)."""
-    request = golden_pb.CaptureGoldenRequest(stack=stack, merge=join)
-    reply = _golden(peer, lambda stub: stub.CaptureGolden(request, timeout=CALL_S))
-    _say_summary(reply.golden)
-
-
-@golden.command("list")
-@click.argument("stack", required=False, default="")
-@manager_option
-def golden_list(stack: str, peer: Peer) -> None:
-    """List the images, newest first."""
-    request = golden_pb.ListGoldenRequest(stack=stack)
-    for summary in _golden(peer, lambda stub: stub.ListGolden(request, timeout=CALL_S)).golden:
-        _say_summary(summary)
-
-
-@golden.command("show")
-@click.argument("image")
-@manager_option
-def golden_show(image: str, peer: Peer) -> None:
-    """Print an IMAGE (its identifier, or a stack's name for the one in force) as JSON."""
-    request = golden_pb.GetGoldenRequest(id=image)
-    reply = _golden(peer, lambda stub: stub.GetGolden(request, timeout=CALL_S))
-    click.echo(reply.document, nl=False)
-
-
-@golden.command("export")
-@click.argument("image")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@manager_option
-def golden_export(image: str, file: Path, peer: Peer) -> None:
-    """Write an IMAGE to FILE."""
-    request = golden_pb.GetGoldenRequest(id=image)
-    reply = _golden(peer, lambda stub: stub.GetGolden(request, timeout=CALL_S))
-    try:
-        file.write_text(reply.document)
-    except OSError as error:
-        _fail(f"cannot write {file}: {error.strerror}; choose another file")
-
-
-@golden.command("import")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@manager_option
-def golden_import(file: Path, peer: Peer) -> None:
-    """Take in an image from FILE and put it in force."""
-    try:
-        document = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        _fail(f"cannot read {file}: {error}; name a file written by `dm golden export`")
-    request = golden_pb.ImportGoldenRequest(document=document)
-    _say_summary(_golden(peer, lambda stub: stub.ImportGolden(request, timeout=CALL_S)).golden)
-
-
-@golden.command("diff")
-@click.argument("image")
-@click.argument("other", required=False, default="")
-@manager_option
-def golden_diff(image: str, other: str, peer: Peer) -> None:
-    """Show what differs between IMAGE and OTHER, or the live stack; exit 1 if anything does."""
-    request = golden_pb.DiffGoldenRequest(id=image, other=other)
-    reply = _golden(peer, lambda stub: stub.DiffGolden(request, timeout=CALL_S))
-    for line in reply.lines:
-        click.echo(line)
-    sys.exit(1 if reply.lines else 0)
-
-
-@golden.command("merge")
-@click.argument("images", nargs=-1, required=True)
-@manager_option
-def golden_merge(images: tuple[str, ...], peer: Peer) -> None:
-    """Learn one image from all the launches of several IMAGES."""
-    request = golden_pb.MergeGoldenRequest(ids=images)
-    _say_summary(_golden(peer, lambda stub: stub.MergeGolden(request, timeout=CALL_S)).golden)
-
-
-@golden.command("rm")
-@click.argument("image")
-@manager_option
-def golden_rm(image: str, peer: Peer) -> None:
-    """Delete an IMAGE."""
-    request = golden_pb.DeleteGoldenRequest(id=image)
-    _golden(peer, lambda stub: stub.DeleteGolden(request, timeout=CALL_S))
-
-
-def _golden(
-    peer: Peer, call: Callable[["golden_service_pb2_grpc.GoldenServiceAsyncStub"], Awaitable[Answer]]
-) -> Answer:
-    async def ask(channel: grpc.aio.Channel) -> Answer:
-        return await call(golden_service_pb2_grpc.GoldenServiceStub(channel))
-
-    return _ask(peer, ask)
-
-
-def _ask(peer: Peer, call: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> Answer:
-    """Run one call; every failure becomes one line."""
-
-    async def run() -> Answer:
-        async with _reached(peer) as channel:
-            return await call(channel)
-
-    try:
-        return asyncio.run(run())
-    except ManagerError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-@asynccontextmanager
-async def _reached(peer: Peer) -> AsyncIterator[grpc.aio.Channel]:
-    target = peer.target or _only_manager()
-    try:
-        async with connect(target, tls=peer.tls) as channel:
-            yield channel
-    except grpc.RpcError as error:
-        raise explain(error, target=target) from error
-
-
-def _only_manager() -> str:
-    """The one manager that runs on this machine."""
-    found = sorted(RUN.glob("*/dm.sock"))
-    if len(found) == 1:
-        return f"unix:{found[0]}"
-    if found:
-        names = ", ".join(f"unix:{path}" for path in found)
-        raise ManagerError(f"several managers run here: choose one with --dm ({names})")
-    raise ManagerError(
-        f"no manager runs here (nothing in {RUN}/*/dm.sock): name one with --dm, or use `idm up`"
-    )
-
-
-def _say_summary(summary: golden_pb.GoldenSummary) -> None:
-    current = "  (in force)" if summary.current else ""
-    made = datetime.fromtimestamp(summary.created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    launches = f"{summary.runs} launch{'es' if summary.runs != 1 else ''}"
-    click.echo(f"{summary.id}  {summary.stack}  {summary.edges} edges  {launches}  {made}{current}")
+main.add_command(golden)
 
 
 def _clock(time_ms: int) -> str:
@@ -300,8 +147,3 @@ def _notify_ready() -> None:
     name = "\0" + address[1:] if address.startswith("@") else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
         notify.sendto(b"READY=1", name)
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo(f"dm: {message}", err=True)
-    sys.exit(1)

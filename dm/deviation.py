@@ -13,8 +13,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from dm.edge import EdgeKey, LiveEdge
+from dm.expected import expect
 from dm.golden import GoldenEdge, GoldenImage, Kind
 from dm.graph import LiveGraph
+from dm.rules import Action
 
 UNEXPECTED_KEPT_S = 30.0
 
@@ -28,6 +30,7 @@ class EdgeState(StrEnum):
     MISSING = "missing"
     RETARGETED = "retargeted"
     UNEXPECTED = "unexpected"
+    TOLERATED = "tolerated"
 
 
 WRONG = frozenset({EdgeState.FAILING, EdgeState.MISSING, EdgeState.RETARGETED})
@@ -67,7 +70,8 @@ class Deviation:
         self.image = image
         self.policy = policy
         self._graph = graph
-        self._golden: dict[EdgeKey, GoldenEdge] = {edge.key: edge for edge in image.edges}
+        self.expected = expect(image)
+        self._golden = self.expected.edges
         self._roles: dict[tuple[str, str, int], list[EdgeKey]] = {}
         for key in self._golden:
             self._roles.setdefault(_role(key), []).append(key)
@@ -87,8 +91,8 @@ class Deviation:
         self._strangers: dict[tuple[str, str, int], dict[EdgeKey, LiveEdge]] = {}
         self._vcds = frozenset(image.vcds)
         self._by_text: dict[str, EdgeKey] = {}
-        for edge in image.edges:
-            self._total.update(self._touches(edge.key))
+        for key in self._golden:
+            self._total.update(self._touches(key))
 
     @property
     def golden(self) -> Mapping[EdgeKey, GoldenEdge]:
@@ -176,6 +180,8 @@ class Deviation:
         golden, live = self._golden.get(key), self._graph.get(key)
         if golden is not None:
             state, reason, next_s = self._judge(golden, live, sources, now_s)
+            if state in WRONG and self.image.action(key) is Action.TOLERATE:
+                state, reason = EdgeState.TOLERATED, f"{state}, which a rule tolerates: {reason}"
             self._set(key, state, reason, next_s, now_s)
         elif live is not None:
             self._touch_unexpected(live, sources, now_s)
@@ -193,7 +199,11 @@ class Deviation:
             del self._strangers[role]
         for other in self._roles.get(role, ()):
             self.touch(other, sources, now_s)
-        if counts:
+        action = self.image.action(live.key)
+        if counts and action is Action.TOLERATE:
+            reason = "not in the golden image, which a rule tolerates"
+            self._set(live.key, EdgeState.TOLERATED, reason, quiet_s, now_s)
+        elif counts and action is not Action.IGNORE:
             self._set(live.key, EdgeState.UNEXPECTED, "not in the golden image", quiet_s, now_s)
         else:
             self._clear(live.key)

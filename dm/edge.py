@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 Address = IPv4Address | IPv6Address
 
@@ -28,6 +28,10 @@ class Failure(StrEnum):
     OTHER = "failed otherwise"
 
 
+ANY_PORT = 0
+"""Stands for the ports of a dependency whose ports differ from launch to launch."""
+
+
 class EdgeKey(NamedTuple):
     """An edge's identity: names, never addresses, so that a stack with other addresses has the same edges."""
 
@@ -38,7 +42,21 @@ class EdgeKey(NamedTuple):
 
     def __str__(self) -> str:
         suffix = "/udp" if self.transport is Transport.UDP else ""
-        return f"{self.source} → {self.target}:{self.port}{suffix}"
+        port = "*" if self.port == ANY_PORT else self.port
+        return f"{self.source} → {self.target}:{port}{suffix}"
+
+
+class Pair(NamedTuple):
+    """Two nodes that talk by one transport."""
+
+    source: str
+    target: str
+    transport: Transport
+
+    @classmethod
+    def of(cls, key: EdgeKey) -> Self:
+        """That of an edge."""
+        return cls(key.source, key.target, key.transport)
 
 
 class NameClaim(NamedTuple):

@@ -1,21 +1,22 @@
 """The golden image: which dependencies a good launch has, learned from one or more launches. Pure values.
 
-A document is readable, diffable JSON. Times are milliseconds after the launch began.
+A document is readable, diffable JSON, described by ``dm/golden.schema.json``. Times are milliseconds after the launch
+began.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from statistics import median
 
 import msgspec
 
-from dm.edge import EdgeKey, LiveEdge, Transport
+from dm.edge import EdgeKey, Transport
+from dm.rules import Action, Rule, rule_for
 
-FORMAT = 1
-REOPENS_WITHIN_S = 3.0
-_RHYTHM_SEEN = 4
-_RHYTHM_SPREAD = 3.0
+FORMAT = 2
+"""Format 2 added rules, ``after`` and edges on any port; documents of format 1 are read as they are."""
+
+
+_OMITTED_WHEN_EMPTY = {"after", "rules"}
 
 
 class GoldenError(Exception):
@@ -35,6 +36,7 @@ class GoldenEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     ``runs`` says in how many of the image's launches it appeared; ``established_ms`` holds one time after the launch
     for each of them; ``refresh_ms`` is the longest quiet time seen between two attempts, absent without a rhythm.
+    ``after`` are the target's own edges that always worked before this one. Port 0 is any port of the two.
     """
 
     source: str
@@ -46,6 +48,7 @@ class GoldenEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     runs: int
     established_ms: tuple[int, ...]
     refresh_ms: int | None = None
+    after: tuple[str, ...] = ()
 
     @property
     def key(self) -> EdgeKey:
@@ -72,20 +75,39 @@ class GoldenImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     smoke: bool
     vcds: tuple[str, ...]
     edges: tuple[GoldenEdge, ...]
+    rules: tuple[Rule, ...] = ()
 
     @property
     def id(self) -> str:
-        """The first 12 hexadecimal digits of the document's SHA-256."""
-        return hashlib.sha256(encode(self).encode()).hexdigest()[:12]
+        """The first 12 hexadecimal digits of a SHA-256 of what was learned.
+
+        Rules are no part of it: snapshots belong to an image, and are still of use when somebody has added a rule.
+        """
+        learned = msgspec.structs.replace(self, rules=(), format=1)
+        return hashlib.sha256(encode(learned).encode()).hexdigest()[:12]
 
     def required(self, edge: GoldenEdge) -> bool:
-        """Whether every launch had this edge."""
-        return edge.runs == self.runs
+        """Whether every launch had this edge, or a rule says that it has to be there."""
+        return edge.runs == self.runs or self.action(edge.key) is Action.PIN
+
+    def class_of(self, edge: GoldenEdge) -> str:
+        """How an edge is expected to be: required or optional, and its kind."""
+        return f"{'required' if self.required(edge) else 'optional'}, {edge.kind}"
+
+    def action(self, key: EdgeKey) -> Action | None:
+        """What a rule says of an edge, golden or not."""
+        rule = rule_for(self.rules, key)
+        return None if rule is None else rule.action
 
 
 def encode(image: GoldenImage) -> str:
     """The image as a JSON document, the same text for equal images."""
-    return msgspec.json.format(msgspec.json.encode(image), indent=2).decode() + "\n"
+    document = msgspec.to_builtins(image)
+    for optional in (document, *document["edges"]):
+        for key in _OMITTED_WHEN_EMPTY & optional.keys():
+            if not optional[key]:
+                del optional[key]
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
 
 
 def decode(document: str) -> GoldenImage:
@@ -94,9 +116,9 @@ def decode(document: str) -> GoldenImage:
         image = msgspec.json.decode(document, type=GoldenImage)
     except msgspec.DecodeError as error:
         raise GoldenError(f"not a golden image: {error}") from error
-    if image.format != FORMAT:
+    if not 1 <= image.format <= FORMAT:
         raise GoldenError(
-            f"golden image format {image.format} is not known here: this version reads format {FORMAT}"
+            f"golden image format {image.format} is not known here: this version reads formats 1 to {FORMAT}"
         )
     if image.runs < 1:
         raise GoldenError("not a golden image: `runs` must be 1 or more")
@@ -112,104 +134,3 @@ def decode(document: str) -> GoldenImage:
         if not 1 <= edge.runs <= image.runs:
             raise GoldenError(f"not a golden image: {edge.key} has {edge.runs} runs, the image {image.runs}")
     return image
-
-
-def learn(
-    edges: Iterable[LiveEdge],
-    *,
-    stack: str,
-    fingerprint: str,
-    vcds: Sequence[str],
-    launch_s: float,
-    smoke: bool,
-) -> GoldenImage:
-    """The image of one launch: every edge that worked. ``launch_s`` is when it began, on the edges' clock."""
-    learned = [_learn_edge(edge, vcds, launch_s) for edge in edges if edge.seen_ok]
-    return GoldenImage(
-        stack=stack,
-        fingerprint=fingerprint,
-        runs=1,
-        smoke=smoke,
-        vcds=tuple(sorted(vcds)),
-        edges=tuple(sorted(learned, key=lambda edge: edge.key)),
-    )
-
-
-def merge(images: Sequence[GoldenImage]) -> GoldenImage:
-    """One image of all the launches; raises :class:`GoldenError` when they are not of one stack and manifest."""
-    first = images[0]
-    for image in images[1:]:
-        if (image.stack, image.fingerprint) != (first.stack, first.fingerprint):
-            raise GoldenError(
-                f"images {first.id} and {image.id} are of different stacks or manifests: capture anew"
-            )
-    by_key: dict[EdgeKey, list[GoldenEdge]] = {}
-    for image in images:
-        for edge in image.edges:
-            by_key.setdefault(edge.key, []).append(edge)
-    return GoldenImage(
-        stack=first.stack,
-        fingerprint=first.fingerprint,
-        runs=sum(image.runs for image in images),
-        smoke=all(image.smoke for image in images),
-        vcds=tuple(sorted({vcd for image in images for vcd in image.vcds})),
-        edges=tuple(_merge_edges(by_key[key]) for key in sorted(by_key)),
-    )
-
-
-def diff(old: Mapping[EdgeKey, GoldenEdge], new: Mapping[EdgeKey, GoldenEdge]) -> list[str]:
-    """What changed, a line an edge: ``-`` gone, ``+`` new, ``~`` of another kind."""
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if after is None:
-            lines.append(f"- {key}")
-        elif before is None:
-            lines.append(f"+ {key}")
-        elif before.kind is not after.kind:
-            lines.append(f"~ {key}: {before.kind}, now {after.kind}")
-    return lines
-
-
-def _learn_edge(edge: LiveEdge, vcds: Sequence[str], launch_s: float) -> GoldenEdge:
-    rhythm = _rhythm_s(edge)
-    if edge.open > 0 and edge.longest_closed_s <= REOPENS_WITHIN_S:
-        # Held, though perhaps by one connection after the other.
-        kind, rhythm = Kind.HELD, edge.longest_closed_s
-    elif rhythm is not None:
-        kind = Kind.PERIODIC
-    else:
-        kind = Kind.ON_DEMAND
-    after_s = max(0.0, (edge.first_established_s or launch_s) - launch_s)
-    return GoldenEdge(
-        source=edge.key.source,
-        target=edge.key.target,
-        transport=edge.key.transport,
-        port=edge.key.port,
-        external=edge.key.target not in vcds,
-        kind=kind,
-        runs=1,
-        established_ms=(round(after_s * 1000),),
-        refresh_ms=None if rhythm is None else round(rhythm * 1000),
-    )
-
-
-def _rhythm_s(edge: LiveEdge) -> float | None:
-    if len(edge.gaps) < _RHYTHM_SEEN:
-        return None
-    longest = max(edge.gaps)
-    return longest if longest <= _RHYTHM_SPREAD * max(median(edge.gaps), 1.0) else None
-
-
-def _merge_edges(edges: Sequence[GoldenEdge]) -> GoldenEdge:
-    kinds = {edge.kind for edge in edges}
-    refreshes = [edge.refresh_ms for edge in edges if edge.refresh_ms is not None]
-    kind = next(kind for kind in (Kind.ON_DEMAND, Kind.PERIODIC, Kind.HELD) if kind in kinds)
-    return msgspec.structs.replace(
-        edges[0],
-        kind=kind,
-        external=any(edge.external for edge in edges),
-        runs=sum(edge.runs for edge in edges),
-        established_ms=tuple(sorted(time for edge in edges for time in edge.established_ms)),
-        refresh_ms=max(refreshes, default=None),
-    )

@@ -3,9 +3,9 @@
 Plain dictionaries, by identity, by either end and by address: an update costs the edges that it touches.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
-from dm.edge import Address, EdgeKey, Flow, FlowKey, LiveEdge
+from dm.edge import ANY_PORT, Address, EdgeKey, Flow, FlowKey, LiveEdge, Pair
 
 Changed = Callable[[LiveEdge], None]
 
@@ -23,6 +23,7 @@ class LiveGraph:
         self._addresses: dict[str, set[Address]] = {}
         self._outbound: dict[str, dict[EdgeKey, LiveEdge]] = {}
         self._inbound: dict[str, dict[EdgeKey, LiveEdge]] = {}
+        self._fixed_ports: Mapping[Pair, frozenset[int]] = {}
 
     def __iter__(self) -> Iterator[LiveEdge]:
         return iter(self._edges.values())
@@ -78,6 +79,16 @@ class LiveGraph:
                 flow = self._edges[self._edge_of[flow_key]].flows[flow_key]
                 self._place(flow_key, flow, now_s=now_s)
 
+    def fold(self, fixed_ports: Mapping[Pair, frozenset[int]], *, now_s: float) -> None:
+        """Take the edges of these pairs together, whatever their ports, but for the ports that are fixed."""
+        before, self._fixed_ports = self._fixed_ports, fixed_ports
+        if before == fixed_ports:
+            return
+        for source in {pair.source for pair in (*before, *fixed_ports)}:
+            for flow_key in list(self._flows_of.get(source, ())):
+                flow = self._edges[self._edge_of[flow_key]].flows[flow_key]
+                self._place(flow_key, flow, now_s=now_s)
+
     def put(self, flow_key: FlowKey, flow: Flow, *, now_s: float) -> None:
         """Take in one flow's newest counters. A flow of a machine to itself is no dependency."""
         if self._end(flow_key, flow)[0] != flow_key.source:
@@ -103,6 +114,8 @@ class LiveGraph:
     def _place(self, flow_key: FlowKey, flow: Flow, *, now_s: float) -> None:
         target, port = self._end(flow_key, flow)
         key = EdgeKey(flow_key.source, target, flow_key.transport, port)
+        if port not in self._fixed_ports.get(Pair.of(key), (port,)):
+            key = key._replace(port=ANY_PORT)
         if self._edge_of.get(flow_key, key) != key:
             self._changed(self._unplace(flow_key, now_s=now_s))
         edge = self._edges.get(key)

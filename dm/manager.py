@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
+from msgspec.structs import replace
 
 from dm import wire
-from dm.golden import GoldenImage, merge
+from dm.golden import GoldenImage
+from dm.learning import merge
 from dm.operations import Operations
 from dm.rollback import Limits, Phase
 from dm.stack import Spec, Stack
@@ -135,8 +137,8 @@ class Manager:
         guarded = self.stack(name)
         image = guarded.stack.learn(smoke=smoke)
         current = self.store.current_golden(name)
-        if join and current is not None:
-            image = merge([current, image])
+        if current is not None:
+            image = merge([current, image]) if join else replace(image, rules=current.rules)
         self.store.put_golden(image, created_ms=now_ms())
         message = f"golden image {image.id}: {len(image.edges)} edges, {image.runs} launches"
         self.tell(Event(time_ms=now_ms(), stack=name, kind="golden", message=message))

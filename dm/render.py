@@ -15,6 +15,7 @@ _STATE_COLOURS = {
     stack_pb2.EDGE_STATE_MISSING: "red",
     stack_pb2.EDGE_STATE_RETARGETED: "red",
     stack_pb2.EDGE_STATE_UNEXPECTED: "orange",
+    stack_pb2.EDGE_STATE_TOLERATED: "gold",
 }
 
 

@@ -6,8 +6,9 @@ from typing import NamedTuple
 from dm.deviation import Deviation, EdgeState, Policy, Source
 from dm.edge import Address, EdgeKey, Flow, FlowKey, LiveEdge
 from dm.evidence import View
-from dm.golden import GoldenError, GoldenImage, learn
+from dm.golden import GoldenError, GoldenImage
 from dm.graph import LiveGraph
+from dm.learning import learn
 from dm.vcd import SILENT_AFTER_S, Power, VcdState
 from dm.verdict import Judge, Judgement, inconclusive
 
@@ -70,6 +71,8 @@ class Stack:
             and set(image.vcds) <= set(self.vcds)
         ):
             self.deviation = Deviation(image, self.graph, self.spec.policy)
+        self.graph.fold(self.deviation.expected.fixed_ports if self.deviation else {}, now_s=now_s)
+        if self.deviation is not None:
             for key in {*self.deviation.golden, *(edge.key for edge in self.graph)}:
                 self.deviation.touch(key, self._sources, now_s)
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dm.deviation import EdgeState, Judged, Policy
 from dm.edge import Address, Backend, EdgeKey, Failure, Flow, FlowKey, LiveEdge, NameClaim, Transport
 from dm.golden import GoldenImage
+from dm.learning import unseen_share
 from dm.rollback import Limits, Mode, Operation, Outcome, Phase
+from dm.rules import ANY, Action, Rule
 from dm.stack import Spec
 from dm.store.sqlite import Event
 from dm.v1 import agent_pb2, flow_pb2, golden_service_pb2, rollback_service_pb2, stack_pb2
@@ -58,6 +60,7 @@ _STATES = {
     EdgeState.MISSING: stack_pb2.EDGE_STATE_MISSING,
     EdgeState.RETARGETED: stack_pb2.EDGE_STATE_RETARGETED,
     EdgeState.UNEXPECTED: stack_pb2.EDGE_STATE_UNEXPECTED,
+    EdgeState.TOLERATED: stack_pb2.EDGE_STATE_TOLERATED,
 }
 _PHASES = {
     Phase.DETECTED: rollback_service_pb2.ROLLBACK_PHASE_DETECTED,
@@ -74,6 +77,13 @@ _OUTCOMES = {
     Outcome.REVERT_FAILED: rollback_service_pb2.ROLLBACK_OUTCOME_REVERT_FAILED,
     Outcome.GAVE_UP: rollback_service_pb2.ROLLBACK_OUTCOME_GAVE_UP,
     Outcome.CANCELLED: rollback_service_pb2.ROLLBACK_OUTCOME_CANCELLED,
+}
+
+
+_ACTIONS = {
+    golden_service_pb2.RULE_ACTION_PIN: Action.PIN,
+    golden_service_pb2.RULE_ACTION_TOLERATE: Action.TOLERATE,
+    golden_service_pb2.RULE_ACTION_IGNORE: Action.IGNORE,
 }
 
 
@@ -265,7 +275,26 @@ def golden_summary(image: GoldenImage, *, created_ms: int, current: bool) -> gol
         edges=len(image.edges),
         created_ms=created_ms,
         current=current,
+        smoke=image.smoke,
+        required=sum(image.required(edge) for edge in image.edges),
+        unseen_share=unseen_share(image.runs),
     )
+
+
+def golden_rule(request: golden_service_pb2.SetGoldenRuleRequest) -> tuple[Rule, Action | None]:
+    """A rule, and what it is to do; None takes the one on its pattern away. Raises :class:`WireError`."""
+    if request.transport not in ("", *Transport):
+        raise WireError(f"{text(request.transport)!r} is no transport: write tcp, udp or nothing")
+    action = _ACTIONS.get(request.action)
+    rule = Rule(
+        action=action or Action.IGNORE,
+        source=text(request.source) or ANY,
+        target=text(request.target) or ANY,
+        transport=Transport(request.transport) if request.transport else None,
+        port=request.port if request.HasField("port") else None,
+        note=text(request.note),
+    )
+    return rule, action
 
 
 def rollback_message(operation: Operation) -> rollback_service_pb2.Rollback:

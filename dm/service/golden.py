@@ -1,9 +1,12 @@
 """Golden images."""
 
+from msgspec.structs import replace
+
 from dm import wire
-from dm.edge import EdgeKey
-from dm.golden import GoldenEdge, GoldenError, decode, diff, encode, merge
+from dm.golden import FORMAT, GoldenError, decode, encode
+from dm.learning import diff, merge
 from dm.manager import Manager, now_ms
+from dm.rules import changed, without
 from dm.service import Context
 from dm.store.sqlite import KeptImage
 from dm.v1 import golden_service_pb2 as pb
@@ -41,7 +44,7 @@ class GoldenService(golden_service_pb2_grpc.GoldenServiceServicer):
             other = self._manager.store.find_golden(request.other).image
         else:
             other = self._manager.stack(image.stack).stack.learn(smoke=False)
-        return pb.DiffGoldenResponse(lines=diff(_by_key(image.edges), _by_key(other.edges)))
+        return pb.DiffGoldenResponse(lines=diff(image, other))
 
     async def MergeGolden(self, request: pb.MergeGoldenRequest, context: Context) -> pb.MergeGoldenResponse:
         """One image of several."""
@@ -61,6 +64,20 @@ class GoldenService(golden_service_pb2_grpc.GoldenServiceServicer):
         self._manager.golden_changed(image.stack)
         return pb.ImportGoldenResponse(golden=self._summary(image.id))
 
+    async def SetGoldenRule(
+        self, request: pb.SetGoldenRuleRequest, context: Context
+    ) -> pb.SetGoldenRuleResponse:
+        """Add, change or remove a rule."""
+        image = self._manager.store.find_golden(request.id).image
+        rule, action = wire.golden_rule(request)
+        rules = without(image.rules, rule.pattern) if action is None else changed(image.rules, rule)
+        image = replace(image, rules=rules, format=FORMAT)
+        self._manager.store.update_golden(image)
+        self._manager.golden_changed(image.stack)
+        return pb.SetGoldenRuleResponse(
+            golden=self._summary(image.id), rules=[str(rule) for rule in image.rules]
+        )
+
     async def DeleteGolden(
         self, request: pb.DeleteGoldenRequest, context: Context
     ) -> pb.DeleteGoldenResponse:
@@ -76,7 +93,3 @@ class GoldenService(golden_service_pb2_grpc.GoldenServiceServicer):
 def summary(kept: KeptImage) -> pb.GoldenSummary:
     """An image's line in a listing."""
     return wire.golden_summary(kept.image, created_ms=kept.created_ms, current=kept.current)
-
-
-def _by_key(edges: tuple[GoldenEdge, ...]) -> dict[EdgeKey, GoldenEdge]:
-    return {edge.key: edge for edge in edges}

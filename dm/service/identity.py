@@ -117,6 +117,7 @@ RIGHTS: Mapping[str, Right] = {
     "/dm.v1.GoldenService/ImportGolden": Right(
         _OPERATOR, lambda request, _: [decode(request.document).stack]
     ),
+    "/dm.v1.GoldenService/SetGoldenRule": Right(_OPERATOR, _images),
     "/dm.v1.GoldenService/DeleteGolden": Right(_OPERATOR, _images),
     "/dm.v1.RollbackService/Attend": Right(_DEPLOYER, lambda first, _: [first.attach.stack]),
     "/dm.v1.RollbackService/RequestRollback": Right(_OPERATOR, _named),

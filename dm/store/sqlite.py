@@ -76,9 +76,14 @@ class Store:
         with self._transaction():
             self._db.execute("UPDATE golden SET current = 0 WHERE stack = ?", (image.stack,))
             self._db.execute(
-                "INSERT INTO golden VALUES (?, ?, ?, 1, ?) ON CONFLICT (id) DO UPDATE SET current = 1",
+                "INSERT INTO golden VALUES (?, ?, ?, 1, ?)"
+                " ON CONFLICT (id) DO UPDATE SET current = 1, document = excluded.document",
                 (image.id, image.stack, created_ms, encode(image)),
             )
+
+    def update_golden(self, image: GoldenImage) -> None:
+        """Keep what people changed of an image; it stays in force or not as it was."""
+        self._db.execute("UPDATE golden SET document = ? WHERE id = ?", (encode(image), image.id))
 
     def golden(self, stack: str = "") -> list[KeptImage]:
         """All images, or one stack's, newest first."""

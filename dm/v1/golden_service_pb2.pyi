@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +18,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RuleAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RuleActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RuleAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RULE_ACTION_UNSPECIFIED: _RuleAction.ValueType  # 0
+    """Not stated: take the rule away."""
+    RULE_ACTION_PIN: _RuleAction.ValueType  # 1
+    """The edge has to be there, though not every launch had it."""
+    RULE_ACTION_TOLERATE: _RuleAction.ValueType  # 2
+    """The edge is judged and shown, but never counts."""
+    RULE_ACTION_IGNORE: _RuleAction.ValueType  # 3
+    """The edge is neither judged nor unexpected."""
+
+class RuleAction(_RuleAction, metaclass=_RuleActionEnumTypeWrapper):
+    """What a rule does."""
+
+RULE_ACTION_UNSPECIFIED: RuleAction.ValueType  # 0
+"""Not stated: take the rule away."""
+RULE_ACTION_PIN: RuleAction.ValueType  # 1
+"""The edge has to be there, though not every launch had it."""
+RULE_ACTION_TOLERATE: RuleAction.ValueType  # 2
+"""The edge is judged and shown, but never counts."""
+RULE_ACTION_IGNORE: RuleAction.ValueType  # 3
+"""The edge is neither judged nor unexpected."""
+Global___RuleAction: _TypeAlias = RuleAction  # noqa: Y015
 
 @_typing.final
 class GoldenSummary(_message.Message):
@@ -31,6 +60,9 @@ class GoldenSummary(_message.Message):
     EDGES_FIELD_NUMBER: _builtins.int
     CREATED_MS_FIELD_NUMBER: _builtins.int
     CURRENT_FIELD_NUMBER: _builtins.int
+    SMOKE_FIELD_NUMBER: _builtins.int
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    UNSEEN_SHARE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its identifier: the first 12 hexadecimal digits of the document's SHA-256."""
     stack: _builtins.str
@@ -45,6 +77,12 @@ class GoldenSummary(_message.Message):
     """When it was made, milliseconds since the Unix epoch."""
     current: _builtins.bool
     """True for the one in force for its stack."""
+    smoke: _builtins.bool
+    """Whether a smoke workload ran in all of these launches."""
+    required: _builtins.int
+    """Of its edges, those that every launch had."""
+    unseen_share: _builtins.float
+    """The share of launches, 0 to 1, that an edge may be part of and still have been missed by all of these (95 %)."""
     def __init__(
         self,
         *,
@@ -55,10 +93,13 @@ class GoldenSummary(_message.Message):
         edges: _builtins.int = ...,
         created_ms: _builtins.int = ...,
         current: _builtins.bool = ...,
+        smoke: _builtins.bool = ...,
+        required: _builtins.int = ...,
+        unseen_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ms", b"created_ms", "current", b"current", "edges", b"edges", "fingerprint", b"fingerprint", "id", b"id", "runs", b"runs", "stack", b"stack"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ms", b"created_ms", "current", b"current", "edges", b"edges", "fingerprint", b"fingerprint", "id", b"id", "required", b"required", "runs", b"runs", "smoke", b"smoke", "stack", b"stack", "unseen_share", b"unseen_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -357,6 +398,84 @@ class ImportGoldenResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportGoldenResponse: _TypeAlias = ImportGoldenResponse  # noqa: Y015
+
+@_typing.final
+class SetGoldenRuleRequest(_message.Message):
+    """A rule for an image; it replaces the one on the same pattern."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    TRANSPORT_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The image's identifier, or an unambiguous beginning of it; or a stack's name for the one in force."""
+    action: Global___RuleAction.ValueType
+    """What it does."""
+    source: _builtins.str
+    """The source's name, with the wildcards * and ?."""
+    target: _builtins.str
+    """The target's name, with the wildcards * and ?."""
+    transport: _builtins.str
+    """"tcp" or "udp"; empty means either."""
+    port: _builtins.int
+    """The port; absent means any."""
+    note: _builtins.str
+    """Why, for people."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        action: Global___RuleAction.ValueType = ...,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+        transport: _builtins.str = ...,
+        port: _builtins.int | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_port", b"_port", "port", b"port"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_port", b"_port", "action", b"action", "id", b"id", "note", b"note", "port", b"port", "source", b"source", "target", b"target", "transport", b"transport"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__port: _TypeAlias = _typing.Literal["port"]  # noqa: Y015
+    _WhichOneofArgType__port: _TypeAlias = _typing.Literal["_port", b"_port"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__port) -> _WhichOneofReturnType__port | None: ...
+
+Global___SetGoldenRuleRequest: _TypeAlias = SetGoldenRuleRequest  # noqa: Y015
+
+@_typing.final
+class SetGoldenRuleResponse(_message.Message):
+    """The rules as they are now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GOLDEN_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def golden(self) -> Global___GoldenSummary:
+        """The image."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One line a rule."""
+
+    def __init__(
+        self,
+        *,
+        golden: Global___GoldenSummary | None = ...,
+        rules: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetGoldenRuleResponse: _TypeAlias = SetGoldenRuleResponse  # noqa: Y015
 
 @_typing.final
 class DeleteGoldenRequest(_message.Message):

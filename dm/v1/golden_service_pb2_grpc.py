@@ -65,6 +65,11 @@ class GoldenServiceStub:
                 request_serializer=dm_dot_v1_dot_golden__service__pb2.ImportGoldenRequest.SerializeToString,
                 response_deserializer=dm_dot_v1_dot_golden__service__pb2.ImportGoldenResponse.FromString,
                 _registered_method=True)
+        self.SetGoldenRule = channel.unary_unary(
+                '/dm.v1.GoldenService/SetGoldenRule',
+                request_serializer=dm_dot_v1_dot_golden__service__pb2.SetGoldenRuleRequest.SerializeToString,
+                response_deserializer=dm_dot_v1_dot_golden__service__pb2.SetGoldenRuleResponse.FromString,
+                _registered_method=True)
         self.DeleteGolden = channel.unary_unary(
                 '/dm.v1.GoldenService/DeleteGolden',
                 request_serializer=dm_dot_v1_dot_golden__service__pb2.DeleteGoldenRequest.SerializeToString,
@@ -118,8 +123,15 @@ class GoldenServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetGoldenRule(self, request, context):
+        """Add a rule to an image, or take one away. The image keeps its identifier, and so its snapshots.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteGolden(self, request, context):
-        """Delete an image. The one in force is refused.
+        """Delete an image; the newest that is left comes into force.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,6 +169,11 @@ def add_GoldenServiceServicer_to_server(servicer, server):
                     servicer.ImportGolden,
                     request_deserializer=dm_dot_v1_dot_golden__service__pb2.ImportGoldenRequest.FromString,
                     response_serializer=dm_dot_v1_dot_golden__service__pb2.ImportGoldenResponse.SerializeToString,
+            ),
+            'SetGoldenRule': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetGoldenRule,
+                    request_deserializer=dm_dot_v1_dot_golden__service__pb2.SetGoldenRuleRequest.FromString,
+                    response_serializer=dm_dot_v1_dot_golden__service__pb2.SetGoldenRuleResponse.SerializeToString,
             ),
             'DeleteGolden': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteGolden,
@@ -327,6 +344,33 @@ class GoldenService:
             '/dm.v1.GoldenService/ImportGolden',
             dm_dot_v1_dot_golden__service__pb2.ImportGoldenRequest.SerializeToString,
             dm_dot_v1_dot_golden__service__pb2.ImportGoldenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetGoldenRule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dm.v1.GoldenService/SetGoldenRule',
+            dm_dot_v1_dot_golden__service__pb2.SetGoldenRuleRequest.SerializeToString,
+            dm_dot_v1_dot_golden__service__pb2.SetGoldenRuleResponse.FromString,
             options,
             channel_credentials,
             insecure,

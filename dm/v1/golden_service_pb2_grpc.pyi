@@ -45,8 +45,10 @@ class GoldenServiceStub:
     """One image learned from all the launches of several."""
     ImportGolden: _grpc.UnaryUnaryMultiCallable[_golden_service_pb2.ImportGoldenRequest, _golden_service_pb2.ImportGoldenResponse]
     """Take in an image that was exported, perhaps edited."""
+    SetGoldenRule: _grpc.UnaryUnaryMultiCallable[_golden_service_pb2.SetGoldenRuleRequest, _golden_service_pb2.SetGoldenRuleResponse]
+    """Add a rule to an image, or take one away. The image keeps its identifier, and so its snapshots."""
     DeleteGolden: _grpc.UnaryUnaryMultiCallable[_golden_service_pb2.DeleteGoldenRequest, _golden_service_pb2.DeleteGoldenResponse]
-    """Delete an image. The one in force is refused."""
+    """Delete an image; the newest that is left comes into force."""
 
 @_typing.type_check_only
 class GoldenServiceAsyncStub(GoldenServiceStub):
@@ -65,8 +67,10 @@ class GoldenServiceAsyncStub(GoldenServiceStub):
     """One image learned from all the launches of several."""
     ImportGolden: _aio.UnaryUnaryMultiCallable[_golden_service_pb2.ImportGoldenRequest, _golden_service_pb2.ImportGoldenResponse]  # type: ignore[assignment]
     """Take in an image that was exported, perhaps edited."""
+    SetGoldenRule: _aio.UnaryUnaryMultiCallable[_golden_service_pb2.SetGoldenRuleRequest, _golden_service_pb2.SetGoldenRuleResponse]  # type: ignore[assignment]
+    """Add a rule to an image, or take one away. The image keeps its identifier, and so its snapshots."""
     DeleteGolden: _aio.UnaryUnaryMultiCallable[_golden_service_pb2.DeleteGoldenRequest, _golden_service_pb2.DeleteGoldenResponse]  # type: ignore[assignment]
-    """Delete an image. The one in force is refused."""
+    """Delete an image; the newest that is left comes into force."""
 
 class GoldenServiceServicer(metaclass=_abc_1.ABCMeta):
     """Spoken by deployers and by people's command lines. A document is a golden image in its readable JSON form."""
@@ -120,11 +124,19 @@ class GoldenServiceServicer(metaclass=_abc_1.ABCMeta):
         """Take in an image that was exported, perhaps edited."""
 
     @_abc_1.abstractmethod
+    def SetGoldenRule(
+        self,
+        request: _golden_service_pb2.SetGoldenRuleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_golden_service_pb2.SetGoldenRuleResponse, _abc.Awaitable[_golden_service_pb2.SetGoldenRuleResponse]]:
+        """Add a rule to an image, or take one away. The image keeps its identifier, and so its snapshots."""
+
+    @_abc_1.abstractmethod
     def DeleteGolden(
         self,
         request: _golden_service_pb2.DeleteGoldenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_golden_service_pb2.DeleteGoldenResponse, _abc.Awaitable[_golden_service_pb2.DeleteGoldenResponse]]:
-        """Delete an image. The one in force is refused."""
+        """Delete an image; the newest that is left comes into force."""
 
 def add_GoldenServiceServicer_to_server(servicer: GoldenServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -140,6 +140,8 @@ class _EdgeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EdgeState.V
     """Golden, but its source calls another target in the same role."""
     EDGE_STATE_UNEXPECTED: _EdgeState.ValueType  # 6
     """Not golden."""
+    EDGE_STATE_TOLERATED: _EdgeState.ValueType  # 7
+    """Deviates, and a rule of the golden image says that it does not count."""
 
 class EdgeState(_EdgeState, metaclass=_EdgeStateEnumTypeWrapper):
     """The state of one edge against the golden image."""
@@ -158,6 +160,8 @@ EDGE_STATE_RETARGETED: EdgeState.ValueType  # 5
 """Golden, but its source calls another target in the same role."""
 EDGE_STATE_UNEXPECTED: EdgeState.ValueType  # 6
 """Not golden."""
+EDGE_STATE_TOLERATED: EdgeState.ValueType  # 7
+"""Deviates, and a rule of the golden image says that it does not count."""
 Global___EdgeState: _TypeAlias = EdgeState  # noqa: Y015
 
 @_typing.final

@@ -66,6 +66,19 @@ def test_golden_images_travel_as_files(manager: str, tmp_path: Path) -> None:
     assert len(dm("golden", "list", dm_target=manager).stdout.splitlines()) == 2
 
 
+def test_rules_stay_with_their_image(manager: str, tmp_path: Path) -> None:
+    """A rule is added, changed and taken away by its pattern, and the image keeps its identifier."""
+    original = tmp_path / "image.json"
+    original.write_text(encode(an_image()))
+    image_id = dm("golden", "import", str(original), dm_target=manager).stdout.split()[0]
+    rule = ("api", "d*", "--port", "5432")
+    added = dm("golden", "rule", "s", "tolerate", *rule, "--note", "slow disk", dm_target=manager)
+    assert (added.returncode, added.stdout) == (0, "tolerate api → d*:5432 (slow disk)\n"), added.stderr
+    assert dm("golden", "rule", image_id, "pin", *rule, dm_target=manager).stdout == "pin api → d*:5432\n"
+    assert '"action": "pin"' in dm("golden", "show", image_id, dm_target=manager).stdout
+    assert dm("golden", "rule", "s", "none", *rule, dm_target=manager).stdout == "no rules\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

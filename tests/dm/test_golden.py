@@ -1,12 +1,16 @@
 """Golden images."""
 
+import hashlib
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dm.edge import Transport
-from dm.golden import GoldenEdge, GoldenError, GoldenImage, Kind, decode, diff, encode, merge
+from dm.golden import GoldenEdge, GoldenError, GoldenImage, Kind, decode, encode
+from dm.learning import diff, merge, unseen_share
+from dm.rules import Action, Rule, joined
 
 EDGES = st.builds(
     GoldenEdge,
@@ -19,16 +23,25 @@ EDGES = st.builds(
     runs=st.just(1),
     established_ms=st.tuples(st.integers(0, 60_000)),
     refresh_ms=st.none() | st.integers(0, 60_000),
+    after=st.lists(st.sampled_from(["x → y:1", "x → y:2"]), unique=True).map(
+        lambda keys: tuple(sorted(keys))
+    ),
 )
-IMAGES = st.lists(EDGES, unique_by=lambda edge: edge.key, max_size=8).map(
-    lambda edges: GoldenImage(
+RULES = st.builds(
+    Rule, action=st.sampled_from(Action), target=st.sampled_from("xy"), note=st.sampled_from(["", "why"])
+)
+IMAGES = st.builds(
+    lambda edges, rules: GoldenImage(
         stack="s",
         fingerprint="f",
         runs=1,
         smoke=True,
         vcds=("a", "b"),
         edges=tuple(sorted(edges, key=lambda e: e.key)),
-    )
+        rules=joined(rules),
+    ),
+    st.lists(EDGES, unique_by=lambda edge: edge.key, max_size=8),
+    st.lists(RULES, max_size=3),
 )
 
 
@@ -54,8 +67,7 @@ def test_merging_is_associative(one: GoldenImage, two: GoldenImage, three: Golde
 @given(IMAGES)
 def test_an_image_differs_from_itself_by_nothing(image: GoldenImage) -> None:
     """diff is empty for equal images."""
-    edges = {edge.key: edge for edge in image.edges}
-    assert diff(edges, edges) == []
+    assert diff(image, image) == []
 
 
 def an_image(**changes: object) -> GoldenImage:
@@ -81,6 +93,34 @@ def test_a_deadline_shrinks_with_the_launches_seen() -> None:
     assert four.deadline_s(5.0) == pytest.approx(10.0)
 
 
+def test_a_document_of_format_1_keeps_its_identifier() -> None:
+    """Snapshots belong to an image by its identifier, so the one of an image kept by an earlier version stays."""
+    document = encode(an_image(format=1))
+    assert "after" not in document
+    assert decode(document).id == hashlib.sha256(document.encode()).hexdigest()[:12]
+
+
+def test_a_rule_leaves_the_identifier_as_it_was() -> None:
+    """What people say of an image does not part it from its snapshots."""
+    ruled = an_image(rules=(Rule(action=Action.TOLERATE, target="db"),))
+    assert ruled.id == an_image().id
+    assert decode(encode(ruled)) == ruled
+
+
+def test_a_difference_tells_classes_and_rules() -> None:
+    """An edge that became optional, and a rule that was added, are a line each."""
+    other = merge([an_image(), an_image(edges=())])
+    assert diff(an_image(), other) == ["~ api → db:5432: required, held, now optional, held"]
+    ruled = an_image(rules=(Rule(action=Action.PIN, source="api", note="always"),))
+    assert diff(an_image(), ruled) == ["+ pin api → *:* (always)"]
+
+
+@pytest.mark.parametrize(("runs", "percent"), [(1, 95), (3, 63), (10, 26), (59, 5)])
+def test_more_launches_leave_less_unseen(runs: int, percent: int) -> None:
+    """The share of launches that an edge may have been part of unseen falls as the rule of three says."""
+    assert round(100 * unseen_share(runs)) == percent
+
+
 def test_images_of_different_manifests_do_not_merge() -> None:
     """A changed manifest needs a new image."""
     with pytest.raises(GoldenError, match="different stacks or manifests"):
@@ -96,7 +136,7 @@ def test_images_of_different_manifests_do_not_merge() -> None:
             encode(an_image()).replace('"port": 5432', '"port": "x"'),
             r"Expected `int`, got `str` - at `\$.edges\[0\].port`",
         ),
-        (encode(an_image()).replace('"format": 1', '"format": 9'), "format 9 is not known here"),
+        (encode(an_image()).replace('"format": 2', '"format": 9'), "format 9 is not known here"),
         (encode(an_image(vcds=("db",))), "api calls db but is not among its `vcds`"),
         (encode(an_image(runs=0)), "`runs` must be 1 or more"),
         (encode(an_image(edges=an_image().edges * 2)), "stands in it twice"),

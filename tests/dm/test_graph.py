@@ -6,7 +6,18 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dm.edge import Backend, EdgeKey, Failure, Flow, FlowKey, LiveEdge, NameClaim, Transport
+from dm.edge import (
+    ANY_PORT,
+    Backend,
+    EdgeKey,
+    Failure,
+    Flow,
+    FlowKey,
+    LiveEdge,
+    NameClaim,
+    Pair,
+    Transport,
+)
 from dm.graph import LiveGraph
 
 
@@ -216,3 +227,16 @@ def test_edges_are_found_by_their_ends(final: list[tuple[FlowKey, Flow]]) -> Non
     ends = {end for edge in live for end in (edge.key.source, edge.key.target)}
     assert {edge.key for name in ends for edge in live.outbound(name)} == {edge.key for edge in live}
     assert {edge.key for name in ends for edge in live.touching(name)} == {edge.key for edge in live}
+
+
+def test_changing_ports_are_one_edge_once_they_are_known() -> None:
+    """Folding moves what was counted by port to one edge, leaves fixed ports alone, and can be undone."""
+    live, pair = graph(), Pair("api", "db", Transport.TCP)
+    live.own("db", [IPv4Address("198.18.0.2")], now_s=9.0)
+    for port in (21, 40001, 40002):
+        live.put(key("api", "198.18.0.2", port=port), flow(attempts=port), now_s=9.0)
+    live.fold({pair: frozenset({21})}, now_s=9.0)
+    live.put(key("api", "198.18.0.2", port=40003), flow(attempts=1), now_s=9.0)
+    assert {edge.key.port: edge.attempts for edge in live if edge.flows} == {21: 21, ANY_PORT: 80004}
+    live.fold({}, now_s=9.0)
+    assert sorted(edge.key.port for edge in live if edge.flows) == [21, 40001, 40002, 40003]

@@ -74,6 +74,7 @@ TABLE: dict[str, tuple[str, Ask]] = {
         lambda stack: golden.MergeGoldenRequest(ids=[IMAGES["pair"].id, IMAGES[stack].id]),
     ),
     "ImportGolden": ("operator", lambda stack: golden.ImportGoldenRequest(document=encode(IMAGES[stack]))),
+    "SetGoldenRule": ("operator", lambda stack: golden.SetGoldenRuleRequest(id=stack)),
     "DeleteGolden": ("operator", lambda stack: golden.DeleteGoldenRequest(id=stack)),
     "Attend": (
         "deployer",

@@ -5,7 +5,10 @@ from ipaddress import IPv4Address
 import msgspec
 import pytest
 
-from dm.golden import GoldenImage, merge
+from dm.deviation import EdgeState
+from dm.golden import GoldenImage
+from dm.learning import merge
+from dm.rules import Action, Rule
 from dm.verdict import Verdict
 from tests.sim.program import Need, Style
 from tests.sim.systems import shop
@@ -251,3 +254,29 @@ def test_each_culprit_is_confirmed_for_itself() -> None:
             for name in world.culprits():
                 world.repair(name)
         assert blamed == {"client", "queue"}
+
+
+def test_what_a_rule_tolerates_never_fails_a_stack() -> None:
+    """With every call of the cache tolerated its crash is shown, and counts for nothing."""
+    world = healthy()
+    assert world.stack.image is not None
+    rules = (Rule(action=Action.TOLERATE, target="cache"),)
+    world.guard(msgspec.structs.replace(world.stack.image, rules=rules))
+    since_s = world.now_s
+    world.broken.add("cache")
+    world.run(15.0)
+    assert world.verdicts(since_s=since_s) <= {Verdict.OK, Verdict.LAUNCHING}
+    assert world.stack.deviation is not None
+    assert world.stack.deviation.states[EdgeState.TOLERATED] > 0
+
+
+def test_what_a_rule_ignores_is_not_judged() -> None:
+    """With every call of the cache ignored its edges are neither golden nor unexpected."""
+    world = healthy()
+    assert world.stack.image is not None
+    rules = (Rule(action=Action.IGNORE, target="cache"),)
+    world.guard(msgspec.structs.replace(world.stack.image, rules=rules))
+    world.broken.add("cache")
+    world.run(15.0)
+    assert world.stack.deviation is not None
+    assert not [key for key in world.stack.deviation.judged() if key.target == "cache"]

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from copy import deepcopy
 from ipaddress import IPv4Address
 
-from dm.golden import GoldenImage, merge
+from dm.golden import GoldenImage
+from dm.learning import merge
 from tests.sim.program import Need, Style
 from tests.sim.topology import Dependency, Topology
 from tests.sim.world import World

@@ -1,0 +1,146 @@
+"""How golden images come about: from a live launch, and from each other. Pure values."""
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+import msgspec
+
+from dm.edge import EdgeKey, LiveEdge
+from dm.expected import expect
+from dm.golden import GoldenEdge, GoldenError, GoldenImage, Kind
+from dm.rules import joined
+
+REOPENS_WITHIN_S = 3.0
+_RHYTHM_SEEN = 4
+_RHYTHM_SPREAD = 3.0
+
+
+def learn(
+    edges: Iterable[LiveEdge],
+    *,
+    stack: str,
+    fingerprint: str,
+    vcds: Sequence[str],
+    launch_s: float,
+    smoke: bool,
+) -> GoldenImage:
+    """The image of one launch: every edge that worked. ``launch_s`` is when it began, on the edges' clock."""
+    worked = [edge for edge in edges if edge.seen_ok]
+    before = _Order(worked)
+    learned = [_learn_edge(edge, vcds, launch_s, before.of(edge)) for edge in worked]
+    return GoldenImage(
+        stack=stack,
+        fingerprint=fingerprint,
+        runs=1,
+        smoke=smoke,
+        vcds=tuple(sorted(vcds)),
+        edges=tuple(sorted(learned, key=lambda edge: edge.key)),
+    )
+
+
+def merge(images: Sequence[GoldenImage]) -> GoldenImage:
+    """One image of all the launches; raises :class:`GoldenError` when they are not of one stack and manifest."""
+    first = images[0]
+    for image in images[1:]:
+        if (image.stack, image.fingerprint) != (first.stack, first.fingerprint):
+            raise GoldenError(
+                f"images {first.id} and {image.id} are of different stacks or manifests: capture anew"
+            )
+    by_key: dict[EdgeKey, list[GoldenEdge]] = {}
+    for image in images:
+        for edge in image.edges:
+            by_key.setdefault(edge.key, []).append(edge)
+    return GoldenImage(
+        stack=first.stack,
+        fingerprint=first.fingerprint,
+        runs=sum(image.runs for image in images),
+        smoke=all(image.smoke for image in images),
+        vcds=tuple(sorted({vcd for image in images for vcd in image.vcds})),
+        edges=tuple(_merge_edges(by_key[key]) for key in sorted(by_key)),
+        rules=joined(rule for image in images for rule in image.rules),
+    )
+
+
+def diff(old: GoldenImage, new: GoldenImage) -> list[str]:
+    """What changed, a line an edge or a rule: ``-`` gone, ``+`` new, ``~`` of another class."""
+    before, after = expect(old).edges, expect(new).edges
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        one, other = before.get(key), after.get(key)
+        if other is None:
+            lines.append(f"- {key}")
+        elif one is None:
+            lines.append(f"+ {key}")
+        elif (was := old.class_of(one)) != (now := new.class_of(other)):
+            lines.append(f"~ {key}: {was}, now {now}")
+    lines += [f"- {rule}" for rule in old.rules if rule not in new.rules]
+    return lines + [f"+ {rule}" for rule in new.rules if rule not in old.rules]
+
+
+def unseen_share(runs: int) -> float:
+    """The share of launches that an edge may be part of and still, at 95 % confidence, have been missed by all of them.
+
+    The exact form of the rule of three: the p for which (1 - p)^runs = 0.05.
+    """
+    return float(1 - 0.05 ** (1 / runs))
+
+
+class _Order:
+    """Which edges of a target worked before an edge to it did."""
+
+    def __init__(self, worked: Iterable[LiveEdge]) -> None:
+        self._by_source: dict[str, list[LiveEdge]] = {}
+        for edge in worked:
+            self._by_source.setdefault(edge.key.source, []).append(edge)
+
+    def of(self, edge: LiveEdge) -> tuple[str, ...]:
+        """Their texts, sorted."""
+        first_s = edge.first_established_s or 0.0
+        needed = self._by_source.get(edge.key.target, ())
+        return tuple(sorted(str(one.key) for one in needed if (one.first_established_s or first_s) < first_s))
+
+
+def _learn_edge(edge: LiveEdge, vcds: Sequence[str], launch_s: float, after: tuple[str, ...]) -> GoldenEdge:
+    rhythm = _rhythm_s(edge)
+    if edge.open > 0 and edge.longest_closed_s <= REOPENS_WITHIN_S:
+        # Held, though perhaps by one connection after the other.
+        kind, rhythm = Kind.HELD, edge.longest_closed_s
+    elif rhythm is not None:
+        kind = Kind.PERIODIC
+    else:
+        kind = Kind.ON_DEMAND
+    after_s = max(0.0, (edge.first_established_s or launch_s) - launch_s)
+    return GoldenEdge(
+        source=edge.key.source,
+        target=edge.key.target,
+        transport=edge.key.transport,
+        port=edge.key.port,
+        external=edge.key.target not in vcds,
+        kind=kind,
+        runs=1,
+        established_ms=(round(after_s * 1000),),
+        refresh_ms=None if rhythm is None else round(rhythm * 1000),
+        after=after,
+    )
+
+
+def _rhythm_s(edge: LiveEdge) -> float | None:
+    if len(edge.gaps) < _RHYTHM_SEEN:
+        return None
+    longest = max(edge.gaps)
+    return longest if longest <= _RHYTHM_SPREAD * max(median(edge.gaps), 1.0) else None
+
+
+def _merge_edges(edges: Sequence[GoldenEdge]) -> GoldenEdge:
+    kinds = {edge.kind for edge in edges}
+    refreshes = [edge.refresh_ms for edge in edges if edge.refresh_ms is not None]
+    kind = next(kind for kind in (Kind.ON_DEMAND, Kind.PERIODIC, Kind.HELD) if kind in kinds)
+    return msgspec.structs.replace(
+        edges[0],
+        kind=kind,
+        external=any(edge.external for edge in edges),
+        runs=sum(edge.runs for edge in edges),
+        established_ms=tuple(sorted(time for edge in edges for time in edge.established_ms)),
+        refresh_ms=max(refreshes, default=None),
+        after=tuple(sorted(set.intersection(*(set(edge.after) for edge in edges)))),
+    )
