@@ -26,6 +26,7 @@ from dm.v1.rollback_service_pb2_grpc import RollbackServiceStub
 from dm.v1.stack_pb2 import StackSpec
 from dm.v1.stack_service_pb2 import ApplyStackRequest, ApplyStackResponse
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
+from idm.manager import Access
 
 FIRST_DELAY_S = 0.2
 LAST_DELAY_S = 2.0
@@ -47,7 +48,7 @@ class Attendant:
 
     def __init__(
         self,
-        target: str,
+        access: Access,
         *,
         declare: Callable[[], StackSpec],
         reports: Callable[[], Iterable[InstanceReport]],
@@ -55,7 +56,7 @@ class Attendant:
         on_applied: Callable[[ApplyStackResponse], None],
         on_rollback: Callable[[Rollback], None],
     ) -> None:
-        self._target = target
+        self._access = access
         self._declare = declare
         self._reports = reports
         self._carry_out = carry_out
@@ -102,7 +103,7 @@ class Attendant:
             try:
                 await self._connection()
             except grpc.aio.AioRpcError as e:
-                self._complain(str(explain(e, target=self._target)))
+                self._complain(str(explain(e, target=self._access.target)))
             finally:
                 self.attached.clear()
             delay_s = (
@@ -116,7 +117,7 @@ class Attendant:
         self._problem = problem
 
     async def _connection(self) -> None:
-        async with connect(self._target) as channel:
+        async with connect(self._access.target, tls=self._access.tls) as channel:
             spec = self._declare()
             self._on_applied(
                 await StackServiceStub(channel).ApplyStack(ApplyStackRequest(stack=spec), timeout=APPLY_S)

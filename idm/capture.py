@@ -9,13 +9,13 @@ from dm.v1.golden_service_pb2 import CaptureGoldenRequest, DeleteGoldenRequest, 
 from dm.v1.golden_service_pb2_grpc import GoldenServiceStub
 from dm.v1.stack_service_pb2 import GetGraphRequest
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
-from idm.deployment import Stack
 from idm.driver import DriverError, Snapshot
 from idm.errors import DeployError
 from idm.launch import last_line
 from idm.lock import lock
 from idm.manager import CALL_S, call
 from idm.snapshots import expire, name_tag
+from idm.stack import Stack
 
 QUIET_S = 3.0
 QUIET_WITHIN_S = 30.0
@@ -56,7 +56,7 @@ async def capture(stack: Stack, *, smoke: bool, merge: bool) -> tuple[GoldenSumm
 
     Raises :class:`DeployError`, ``DriverError`` or ``ManagerError``.
     """
-    target = stack.home.target
+    target = stack.operator()
     request = CaptureGoldenRequest(stack=stack.name, merge=merge, smoke=smoke)
     response = await call(
         target, lambda channel: GoldenServiceStub(channel).CaptureGolden(request, timeout=CALL_S)
@@ -89,7 +89,7 @@ async def _undo(stack: Stack, golden: str) -> str:
     request = DeleteGoldenRequest(id=golden)
     try:
         await call(
-            stack.home.target,
+            stack.operator(),
             lambda channel: GoldenServiceStub(channel).DeleteGolden(request, timeout=CALL_S),
         )
     except ManagerError as e:
@@ -100,6 +100,6 @@ async def _undo(stack: Stack, golden: str) -> str:
 async def _edges(stack: Stack) -> set[tuple[str, str, int, int]]:
     request = GetGraphRequest(stack=stack.name)
     graph = await call(
-        stack.home.target, lambda channel: StackServiceStub(channel).GetGraph(request, timeout=CALL_S)
+        stack.operator(), lambda channel: StackServiceStub(channel).GetGraph(request, timeout=CALL_S)
     )
     return {(edge.source, edge.target, edge.transport, edge.port) for edge in graph.edges}

@@ -26,7 +26,6 @@ from dm.v1.stack_pb2 import ROLLBACK_MODE_OBSERVE, VERDICT_OK
 from idm import operations
 from idm.capture import capture, prune, run_smoke, wait_until_quiet
 from idm.declaration import MODES
-from idm.deployment import Stack
 from idm.down import down
 from idm.driver import DriverError
 from idm.errors import DeployError
@@ -38,6 +37,7 @@ from idm.progress import Progress, describe, figures, outcome_word, suspicions, 
 from idm.settings import SettingsError
 from idm.site import open_stack
 from idm.snapshots import newest_first
+from idm.stack import Stack
 from idm.watch import end_on_signal, hand_over, say_ready, watch
 
 THREADS = 32
@@ -169,7 +169,7 @@ def capture_command(choice: Choice, *, merge: bool) -> None:
 def status_command(choice: Choice, *, as_json: bool) -> None:
     """Show what is judged and what runs; exit 0 only if the stack is ok."""
     with choice.stack() as stack:
-        now = _run(status(stack.home.target, stack.name))
+        now = _run(status(stack.operator(), stack.name))
         instances = stack.driver.instances()
     if as_json:
         powers = {vcd: instance.power.value for vcd, instance in instances.items()}

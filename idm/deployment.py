@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 
 import structlog
 
@@ -14,23 +13,19 @@ from dm.v1.stack_service_pb2 import ApplyStackRequest, ApplyStackResponse
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
 from idm.agents import Agents, HostAgents
 from idm.attend import Attendant
-from idm.ca import Authority
 from idm.declaration import declare, report
-from idm.delivery.agent import agent_payload
 from idm.delivery.agents import GuestAgents
-from idm.delivery.guest import Shell
-from idm.delivery.payload import Payload
-from idm.driver import Driver, Instance
+from idm.delivery.manager import seat
+from idm.driver import Instance
 from idm.errors import DeployError
 from idm.executor import Executor
-from idm.home import Home
 from idm.journal import Journal, Launch
-from idm.manager import CALL_S, answers, call, endpoint, heard, manager
-from idm.manifest import Manifest
+from idm.manager import CALL_S, answers, call, endpoint, heard
 from idm.observe import Observer
 from idm.process import find
 from idm.sockets import destroy
-from idm.supervise import Child, Supervisor
+from idm.stack import Stack
+from idm.supervise import Supervisor
 
 MANAGER_S = 20.0
 TIDY_S = 30.0
@@ -39,50 +34,6 @@ FINISH_S = 20.0
 DEPLOYS = "deploys this stack"
 
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Stack:
-    """One stack on this host, as its manifest and the host's settings have it.
-
-    ``guests`` runs programs in its VMs, whose agents are services of theirs; containers are watched from this host.
-    """
-
-    manifest: Manifest
-    fingerprint: str
-    home: Home
-    driver: Driver
-    guests: Shell | None = None
-
-    @property
-    def name(self) -> str:
-        """The stack's name."""
-        return self.manifest.stack.name
-
-    @property
-    def vcds(self) -> list[str]:
-        """The names of its VCDs."""
-        return list(self.manifest.vcd)
-
-    def payload(self, vcd: str) -> Payload:
-        """What the agent in a guest has to know now; blocking. Raises ``CaError``."""
-        address, port = endpoint(self.manifest)
-        return agent_payload(
-            manager=f"{address}:{port}",
-            stack=self.name,
-            vcd=vcd,
-            interval_ms=self.manifest.agent.interval_ms,
-            tls=Authority(self.home.authority, self.name).vcd(vcd),
-            naming=self.manifest.naming.configuration(),
-        )
-
-    def manager(self) -> Child:
-        """The manager that this stack needs, with a certificate that is good for long; blocking. Raises ``CaError``."""
-        if self.guests is None:
-            return manager(self.home)
-        address, port = endpoint(self.manifest)
-        tls = Authority(self.home.authority, self.name).manager([IPv4Address(address)])
-        return manager(self.home, listen=f"{address}:{port}", tls=tls)
 
 
 @dataclass
@@ -106,10 +57,15 @@ class Deployment:
         self.agents = self._agents()
         self.observer = Observer(stack.driver, stack.vcds, on_change=self._on_change)
         self.executor = Executor(
-            stack.driver, self.journal, home, expect=self.agents.expect, changed=self.observer.look
+            stack.driver,
+            self.journal,
+            home,
+            expect=self.agents.expect,
+            changed=self.observer.look,
+            seat=stack.seat,
         )
         self.attendant = Attendant(
-            home.target,
+            stack.deployer(),
             declare=self._declare,
             reports=lambda: [report(instance) for instance in self.observer.instances.values()],
             carry_out=self.executor.carry_out,
@@ -122,12 +78,17 @@ class Deployment:
 
         One that answers already and is no child, such as a unit of its own, is used and left alone.
         """
-        home = self.stack.home
+        stack, home = self.stack, self.stack.home
+        if stack.seat and stack.guests is not None:
+            await asyncio.to_thread(stack.driver.start, stack.seat)
+            payload = await asyncio.to_thread(stack.manager_payload)
+            await seat(stack.guests, stack.seat, payload, stack.deployer())
+            return
         if (child := find(home.run, "dm")) is not None:
             child[1].close()
-        elif await answers(home.target):
+        elif await answers(stack.deployer()):
             return
-        self.supervisor.keep(await asyncio.to_thread(self.stack.manager))
+        self.supervisor.keep(await asyncio.to_thread(stack.manager))
         await self.supervisor.ready(["dm"], timeout_s=MANAGER_S)
 
     async def apply(self) -> None:
@@ -135,7 +96,7 @@ class Deployment:
         request = ApplyStackRequest(stack=self._declare())
         self._on_applied(
             await call(
-                self.stack.home.target,
+                self.stack.deployer(),
                 lambda channel: StackServiceStub(channel).ApplyStack(request, timeout=CALL_S),
             )
         )
@@ -166,8 +127,7 @@ class Deployment:
             await asyncio.sleep(TIDY_S)
             await asyncio.to_thread(self.supervisor.trim_logs)
             try:
-                # A certificate that has become old is issued anew, and the manager takes what it finds there.
-                await asyncio.to_thread(self.stack.manager)
+                await asyncio.to_thread(self.stack.renew)
             except DeployError as e:
                 _log.warning("certificates are not renewed", problem=str(e))
 
@@ -185,8 +145,8 @@ class Deployment:
         return GuestAgents(
             stack.guests,
             stack.vcds,
-            payload=stack.payload,
-            heard=lambda: heard(stack.home.target, stack.name),
+            payloads=stack.payloads,
+            heard=lambda: heard(stack.deployer(), stack.name),
             gone=lambda vcd: destroy(manifest.vcd[vcd].address, port=port),
             installers={},
         )

@@ -2,19 +2,22 @@
 
 import asyncio
 import shutil
+from contextlib import suppress
 
-import grpc.aio
-
-from dm.client import connect
+from dm.client import ManagerError
 from dm.v1.stack_service_pb2 import RemoveStackRequest
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
+from idm.ca import CaError
 from idm.delivery.agent import PATHS, UNIT
 from idm.delivery.guest import withdraw
-from idm.deployment import DEPLOYS, Stack
+from idm.delivery.manager import paths, unit
+from idm.deployment import DEPLOYS
 from idm.driver import DriverError, Power
 from idm.home import Home
 from idm.lock import holder, lock
+from idm.manager import call
 from idm.process import marked
+from idm.stack import Stack
 from idm.supervise import end_child
 
 # A deployer first finishes the restore that it is at.
@@ -70,6 +73,8 @@ async def _withdraw_agents(stack: Stack) -> list[str]:
     async def withdraw_agent(vcd: str) -> None:
         try:
             await asyncio.to_thread(withdraw, guests, vcd, UNIT, PATHS)
+            if vcd == stack.seat:
+                await asyncio.to_thread(withdraw, guests, vcd, unit(stack.name), paths(stack.name))
         except DriverError as e:
             left.append(f"{vcd} keeps its agent: {e}")
 
@@ -91,12 +96,10 @@ async def _remove(stack: Stack, *, keep_snapshots: bool) -> None:
 
 async def _forget(stack: Stack) -> None:
     """Tell the manager to forget the stack, if it answers: it is about to end anyway."""
-    if not stack.home.socket.exists():
+    if not stack.seat and not stack.home.socket.exists():
         return
-    try:
-        async with connect(stack.home.target) as channel:
-            await StackServiceStub(channel).RemoveStack(
-                RemoveStackRequest(stack=stack.name), timeout=FORGET_S
-            )
-    except grpc.aio.AioRpcError:
-        return
+    request = RemoveStackRequest(stack=stack.name)
+    with suppress(ManagerError, CaError):
+        await call(
+            stack.deployer(), lambda channel: StackServiceStub(channel).RemoveStack(request, timeout=FORGET_S)
+        )

@@ -37,12 +37,14 @@ class Executor:
         *,
         expect: Callable[[str, int], None],
         changed: Callable[[], None],
+        seat: str = "",
     ) -> None:
         self._driver = driver
         self._journal = journal
         self._home = home
         self._expect = expect
         self._changed = changed
+        self._seat = seat
 
     async def carry_out(self, command: Command) -> CommandResult:
         """Do what is left to do of a command; what goes wrong on the hypervisor is told in the result."""
@@ -113,6 +115,7 @@ class Executor:
     async def _revert(self, command: Command, action: Revert) -> None:
         problem = ""
         try:
+            self._spare_manager(action)
             with ExitStack() as held:
                 snapshots = lock(self._home.snapshot_lock, purpose="works on the snapshots", wait_s=LOCK_S)
                 await asyncio.to_thread(held.enter_context, snapshots)
@@ -120,6 +123,12 @@ class Executor:
         except (DeployError, DriverError) as e:
             problem = str(e)
         self._journal.finish(command.token, problem=problem)
+
+    def _spare_manager(self, action: Revert) -> None:
+        if self._seat in action.vcds:
+            raise DeployError(
+                f"{self._seat} holds the manager, who would forget what it is doing: take it back by hand"
+            )
 
     async def _restore(self, token: int, action: Revert) -> str:
         """Take back the VCDs that are left, all at once; returns what went wrong."""

@@ -12,7 +12,7 @@ from dm.v1.rollback_service_pb2 import (
     Rollback,
 )
 from dm.v1.stack_pb2 import VERDICT_FAILED, VERDICT_OK, Status
-from idm.deployment import DEPLOYS, Deployment, Stack, deploying
+from idm.deployment import DEPLOYS, Deployment, deploying
 from idm.driver import Completed, DriverError, Instance, Power
 from idm.errors import DeployError
 from idm.journal import Journal
@@ -20,6 +20,7 @@ from idm.lock import lock
 from idm.manifest import Manifest, Mode, Smoke
 from idm.observe import Observer
 from idm.progress import Progress, figures, outcome_word, statuses, suspicions, verdict_word
+from idm.stack import Stack
 
 # A smoke workload that failed is tried again after this; services may still be on their way up.
 SMOKE_AGAIN_S = 1.0
@@ -110,8 +111,8 @@ class Launcher:
         """Everything until the last VCD is started."""
         await asyncio.to_thread(self._stack.driver.check)
         await asyncio.to_thread(self._stack.driver.prepare)
-        await deployment.start_manager()
         await self._define()
+        await deployment.start_manager()
         # The launch clock starts here: what comes before depends on image caches, not on the stack.
         deployment.journal.begin_launch()
         await deployment.apply()
@@ -174,7 +175,7 @@ class Launcher:
             )
 
     async def _watch_status(self) -> None:
-        async for status in statuses(self._stack.home.target, self._stack.name):
+        async for status in statuses(self._stack.operator(), self._stack.name):
             self._progress.status(status)
             self._sight.status = status
             self._changed.set()

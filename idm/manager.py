@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import grpc
 import grpc.aio
@@ -22,9 +22,18 @@ CALL_S = 10.0
 Answer = TypeVar("Answer")
 
 
+class Access(NamedTuple):
+    """How a manager is reached: by its socket on this host, or at an address by a certificate."""
+
+    target: str
+    tls: Tls | None = None
+
+
 def endpoint(manifest: Manifest) -> tuple[str, int]:
-    """The address and port of this host at which agents in VMs reach the manager."""
+    """The address and port at which agents in VMs reach the manager, on this host or in one of the VMs."""
     address, _, port = manifest.manager.listen.partition(":")
+    if seat := manifest.manager.vcd:
+        address = address or manifest.vcd[seat].address
     gateway = ip_network(manifest.network.subnet).network_address + 1
     return address or str(gateway), int(port or PORT)
 
@@ -39,35 +48,35 @@ def manager(home: Home, *, listen: str = "", tls: Tls | None = None) -> Child:
     return Child("dm", tuple(command), identity=listen, notifies=True)
 
 
-async def call(target: str, request: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> Answer:
+async def call(access: Access, request: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> Answer:
     """One call to the manager on a channel of its own. Raises ``ManagerError``."""
     try:
-        async with connect(target) as channel:
+        async with connect(access.target, tls=access.tls) as channel:
             return await request(channel)
     except grpc.aio.AioRpcError as e:
-        raise explain(e, target=target) from e
+        raise explain(e, target=access.target) from e
 
 
-async def answers(target: str) -> bool:
+async def answers(access: Access) -> bool:
     """Whether a manager is there."""
     try:
         await call(
-            target, lambda channel: StackServiceStub(channel).ListStacks(ListStacksRequest(), timeout=CALL_S)
+            access, lambda channel: StackServiceStub(channel).ListStacks(ListStacksRequest(), timeout=CALL_S)
         )
     except ManagerError:
         return False
     return True
 
 
-async def status(target: str, stack: str) -> Status:
+async def status(access: Access, stack: str) -> Status:
     """The stack as it is judged now. Raises ``ManagerError``."""
     request = GetStatusRequest(stack=stack)
-    reply = await call(target, lambda channel: StackServiceStub(channel).GetStatus(request, timeout=CALL_S))
+    reply = await call(access, lambda channel: StackServiceStub(channel).GetStatus(request, timeout=CALL_S))
     return reply.status
 
 
-async def heard(target: str, stack: str) -> set[str]:
+async def heard(access: Access, stack: str) -> set[str]:
     """The VCDs whose agents are connected to the manager. Raises ``ManagerError``."""
     request = GetGraphRequest(stack=stack)
-    graph = await call(target, lambda channel: StackServiceStub(channel).GetGraph(request, timeout=CALL_S))
+    graph = await call(access, lambda channel: StackServiceStub(channel).GetGraph(request, timeout=CALL_S))
     return {node.name for node in graph.nodes if node.agent_connected}

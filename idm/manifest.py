@@ -123,9 +123,13 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manager(msgspec.Struct, frozen=True, kw_only=True):
-    """Where agents in VMs reach the manager: ADDRESS:PORT of this host; the network's gateway when empty."""
+    """Where the manager runs, on this host or in a ``vcd`` of the stack, and where agents in VMs reach it.
+
+    That is ADDRESS:PORT; without it the network's gateway, or the VCD's own address.
+    """
 
     listen: Listen = ""
+    vcd: str = ""
 
 
 class Judge(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,12 +252,11 @@ def _check_network(manifest: Manifest) -> None:
 
 
 def _check_manager(manifest: Manifest) -> None:
+    for key in ("listen", "vcd"):
+        if getattr(manifest.manager, key) and manifest.stack.driver != "libvirt":
+            raise ManifestError(f"manager.{key}: the manager of containers is on this host: leave this out")
     if not (listen := manifest.manager.listen):
         return
-    if manifest.stack.driver != "libvirt":
-        raise ManifestError(
-            "manager.listen: agents of containers reach the manager by its socket: leave this out"
-        )
     address, _, port = listen.partition(":")
     _address(address, place="manager.listen")
     if not 0 < int(port) < 1 << 16:
@@ -316,6 +319,8 @@ def _check_references(manifest: Manifest) -> None:
     for name, vcd in manifest.vcd.items():
         for needed in vcd.after:
             _check_vcd(needed, manifest, place=f"vcd.{name}.after")
+    if manifest.manager.vcd:
+        _check_vcd(manifest.manager.vcd, manifest, place="manager.vcd")
     if manifest.smoke is not None:
         _check_vcd(manifest.smoke.vcd, manifest, place="smoke.vcd")
 

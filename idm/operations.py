@@ -13,10 +13,10 @@ from dm.v1.rollback_service_pb2 import (
 )
 from dm.v1.rollback_service_pb2_grpc import RollbackServiceStub
 from dm.v1.stack_pb2 import RollbackMode
-from idm.deployment import Stack
 from idm.errors import DeployError
 from idm.lock import holder
 from idm.manager import CALL_S, call
+from idm.stack import Stack
 
 LOOK_S = 0.25
 
@@ -25,7 +25,7 @@ async def history(stack: Stack, *, limit: int) -> list[Rollback]:
     """The stack's operations, newest first. Raises ``ManagerError``."""
     request = ListRollbacksRequest(stack=stack.name, limit=limit)
     reply = await call(
-        stack.home.target, lambda channel: RollbackServiceStub(channel).ListRollbacks(request, timeout=CALL_S)
+        stack.operator(), lambda channel: RollbackServiceStub(channel).ListRollbacks(request, timeout=CALL_S)
     )
     return list(reply.rollbacks)
 
@@ -34,12 +34,16 @@ async def roll_back(stack: Stack, vcds: Sequence[str]) -> Rollback:
     """Ask for a rollback. Raises :class:`DeployError` when nobody would carry it out, ``ManagerError`` when refused."""
     if unknown := sorted(set(vcds) - set(stack.vcds)):
         raise DeployError(f"no such VCD: {', '.join(unknown)} (the stack has {', '.join(stack.vcds)})")
+    if stack.seat in vcds:
+        raise DeployError(
+            f"{stack.seat} holds the manager, and is never rolled back by it: take it back by hand"
+        )
     if (deployer := holder(stack.home.deployer_lock)) is None:
         raise DeployError(f"nobody deploys {stack.name}, so nothing would be rolled back: start `idm watch`")
     deployer.close()
     request = RequestRollbackRequest(stack=stack.name, vcds=vcds)
     reply = await call(
-        stack.home.target,
+        stack.operator(),
         lambda channel: RollbackServiceStub(channel).RequestRollback(request, timeout=CALL_S),
     )
     return reply.rollback
@@ -49,7 +53,7 @@ async def resolve(stack: Stack, operation: str, *, approve: bool) -> Rollback:
     """Approve or refuse an operation that waits. Raises ``ManagerError``."""
     request = ResolveRollbackRequest(operation=operation, approve=approve)
     reply = await call(
-        stack.home.target,
+        stack.operator(),
         lambda channel: RollbackServiceStub(channel).ResolveRollback(request, timeout=CALL_S),
     )
     return reply.rollback
@@ -59,7 +63,7 @@ async def set_guard(stack: Stack, mode: RollbackMode.ValueType) -> None:
     """Say how far the manager may go from now on. Raises ``ManagerError``."""
     request = SetGuardRequest(stack=stack.name, mode=mode)
     await call(
-        stack.home.target, lambda channel: RollbackServiceStub(channel).SetGuard(request, timeout=CALL_S)
+        stack.operator(), lambda channel: RollbackServiceStub(channel).SetGuard(request, timeout=CALL_S)
     )
 
 

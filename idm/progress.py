@@ -16,6 +16,7 @@ from dm.v1.rollback_service_pb2 import Rollback, RollbackOutcome, RollbackPhase
 from dm.v1.stack_pb2 import Status, Verdict
 from dm.v1.stack_service_pb2 import WatchStatusRequest
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
+from idm.manager import Access
 
 AGAIN_S = 0.5
 
@@ -104,11 +105,11 @@ def suspicions(status: Status) -> list[str]:
     ]
 
 
-async def statuses(target: str, stack: str) -> AsyncIterator[Status]:
+async def statuses(access: Access, stack: str) -> AsyncIterator[Status]:
     """The status whenever it changes, also across breaks of the manager (about which the attendant complains)."""
     while True:
         with suppress(grpc.aio.AioRpcError):
-            async with connect(target) as channel:
+            async with connect(access.target, tls=access.tls) as channel:
                 async for response in StackServiceStub(channel).WatchStatus(WatchStatusRequest(stack=stack)):
                     yield response.status
         await asyncio.sleep(AGAIN_S)

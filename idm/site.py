@@ -7,13 +7,13 @@ from pathlib import Path
 from idm import manifest as manifests
 from idm import settings as host
 from idm.delivery.guest import Shell
-from idm.deployment import Stack
 from idm.driver import Driver
 from idm.drivers.podman import PodmanDriver
 from idm.errors import DeployError
 from idm.home import locate
 from idm.manifest import Manifest
 from idm.settings import Settings
+from idm.stack import Stack
 
 
 @contextmanager

@@ -12,12 +12,13 @@ from pathlib import Path
 import structlog
 
 from dm.v1.rollback_service_pb2 import Rollback
-from idm.deployment import DEPLOYS, Stack, deploying
+from idm.deployment import DEPLOYS, deploying
 from idm.errors import DeployError
 from idm.journal import Journal
 from idm.lock import lock
 from idm.process import Process, log_tail, spawn
 from idm.progress import describe
+from idm.stack import Stack
 
 READY_S = 30.0
 LOOK_S = 0.2

@@ -8,7 +8,7 @@ from contextlib import suppress
 import structlog
 
 from dm.client import ManagerError
-from idm.delivery.guest import DeliveryError, Installer, ProgramError, Shell, deliver
+from idm.delivery.guest import DeliveryError, Installer, ProgramError, Shell, deliver, journal
 from idm.delivery.payload import Payload
 from idm.driver import DriverError, Instance, Power
 from idm.errors import DeployError
@@ -19,8 +19,6 @@ LOOK_S = 0.5
 AGAIN_S, LATE_AGAIN_S = 0.5, 10.0
 # Certificates are looked at so often, and delivered when they were renewed.
 RENEW_S = 60.0
-JOURNAL_S = 10.0
-JOURNAL_LINES = "3"
 
 _log = structlog.get_logger()
 
@@ -28,9 +26,9 @@ _log = structlog.get_logger()
 class GuestAgents:
     """The agents of one stack, each a service of its guest.
 
-    ``payload`` makes what a VCD's agent gets, as it is now; ``heard`` asks the manager whose agents are connected;
-    ``gone`` is called when an instance was replaced, whose connections are dead; ``installers`` bring the agent itself
-    to VCDs whose image may lack it.
+    ``payloads`` makes what a VCD gets, as it is now, the agent's at the end; ``heard`` asks the manager whose agents
+    are connected; ``gone`` is called when an instance was replaced, whose connections are dead; ``installers`` bring
+    the agent itself to VCDs whose image may lack it.
     """
 
     def __init__(
@@ -38,7 +36,7 @@ class GuestAgents:
         shell: Shell,
         vcds: Sequence[str],
         *,
-        payload: Callable[[str], Payload],
+        payloads: Callable[[str], tuple[Payload, ...]],
         heard: Callable[[], Awaitable[Collection[str]]],
         gone: Callable[[str], None],
         installers: Mapping[str, Installer],
@@ -46,7 +44,8 @@ class GuestAgents:
         self._shell = shell
         self._heard = heard
         self._posts = {
-            vcd: _Post(shell, vcd, payload=payload, gone=gone, installer=installers.get(vcd)) for vcd in vcds
+            vcd: _Post(shell, vcd, payloads=payloads, gone=gone, installer=installers.get(vcd))
+            for vcd in vcds
         }
 
     def expect(self, vcd: str, generation: int) -> None:
@@ -95,7 +94,7 @@ class GuestAgents:
         if post.problem:
             return f"the agent of {vcd} is not delivered after {READY_S:.0f} s: {post.problem}"
         return (
-            f"the agent of {vcd} does not report, its service says: {post.journal()} "
+            f"the agent of {vcd} does not report, its service says: {post.last_words()} "
             "(see that this host's firewall lets guests reach the manager)"
         )
 
@@ -108,7 +107,7 @@ class _Post:
         shell: Shell,
         vcd: str,
         *,
-        payload: Callable[[str], Payload],
+        payloads: Callable[[str], tuple[Payload, ...]],
         gone: Callable[[str], None],
         installer: Installer | None,
     ) -> None:
@@ -116,10 +115,10 @@ class _Post:
         self.problem = ""
         self.refused = False
         self._shell, self._vcd = shell, vcd
-        self._payload, self._gone, self._installer = payload, gone, installer
+        self._payloads, self._gone, self._installer = payloads, gone, installer
         self._incarnation = ""
         self._replaced = False
-        self._delivered: Payload | None = None
+        self._delivered: tuple[Payload, ...] = ()
         self._told = ""
         self._moved = asyncio.Event()
 
@@ -137,7 +136,7 @@ class _Post:
                     await self._moved.wait()
             if self._moved.is_set():
                 self._moved.clear()
-                self._delivered = None
+                self._delivered = ()
                 if self._replaced:
                     await asyncio.to_thread(self._gone, self._vcd)
             await self._settle()
@@ -163,8 +162,14 @@ class _Post:
                 return
 
     def _deliver(self) -> None:
-        if (payload := self._payload(self._vcd)) == self._delivered:
+        if (payloads := self._payloads(self._vcd)) == self._delivered:
             return
+        for payload in payloads:
+            self._put(payload)
+        self._delivered = payloads
+        _log.info("agent delivered", vcd=self._vcd, incarnation=self._incarnation)
+
+    def _put(self, payload: Payload) -> None:
         try:
             deliver(self._shell, self._vcd, payload)
         except ProgramError:
@@ -172,15 +177,7 @@ class _Post:
                 raise
             self._installer.install(self._shell, self._vcd)
             deliver(self._shell, self._vcd, payload)
-        self._delivered = payload
-        _log.info("agent delivered", vcd=self._vcd, incarnation=self._incarnation)
 
-    def journal(self) -> str:
-        """The last words of the agent's service, in one line."""
-        unit = self._delivered.unit if self._delivered else ""
-        command = ("journalctl", "--no-pager", "--output=cat", f"--lines={JOURNAL_LINES}", f"--unit={unit}")
-        try:
-            said = self._shell.execute(self._vcd, command, timeout_s=JOURNAL_S).output
-        except DriverError as e:
-            return str(e)
-        return " | ".join(said.split("\n")).strip(" |") or "nothing"
+    def last_words(self) -> str:
+        """Of the agent's service, once it was delivered."""
+        return journal(self._shell, self._vcd, self._delivered[-1].unit) if self._delivered else self.problem

@@ -10,6 +10,7 @@ from idm.errors import DeployError
 
 # Where instructions are emulated, and while a guest boots, a shell takes its time.
 SCRIPT_S = 60.0
+JOURNAL_S, JOURNAL_LINES = 10.0, 3
 _WHY = {
     script.Refusal.NO_SYSTEMD: "it is not run by systemd: start the agent there by yourself, from an image",
     script.Refusal.NO_TOOLS: "it has no tar or no cmp: install tar and diffutils there",
@@ -59,6 +60,16 @@ def deliver(shell: Shell, vcd: str, payload: Payload) -> None:
 def withdraw(shell: Shell, vcd: str, unit: str, paths: Sequence[str]) -> None:
     """Stop the unit and remove what was delivered; harmless when nothing was. Raises ``DriverError``."""
     shell.execute(vcd, ("sh", "-c", script.remove(unit, paths)), timeout_s=SCRIPT_S)
+
+
+def journal(shell: Shell, vcd: str, unit: str) -> str:
+    """The last words of a service, in one line."""
+    command = ("journalctl", "--no-pager", "--output=cat", f"--lines={JOURNAL_LINES}", f"--unit={unit}")
+    try:
+        said = shell.execute(vcd, command, timeout_s=JOURNAL_S).output
+    except DriverError as e:
+        return str(e)
+    return " | ".join(line.strip() for line in said.splitlines() if line.strip()) or "nothing"
 
 
 def _last(end: Completed) -> str:

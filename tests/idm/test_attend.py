@@ -8,6 +8,7 @@ from pathlib import Path
 from dm.v1.rollback_service_pb2 import Command, CommandResult, InstanceReport
 from dm.v1.stack_pb2 import POWER_CRASHED, POWER_RUNNING, StackSpec
 from idm.attend import Attendant
+from idm.manager import Access
 from tests.idm.server import SmallManager
 from tests.idm.until import until
 
@@ -22,7 +23,7 @@ class Deployer:
         self.may_finish.set()
         self.generations: list[dict[str, int]] = []
         self.attendant = Attendant(
-            f"unix:{socket}",
+            Access(f"unix:{socket}"),
             declare=lambda: StackSpec(name="shop"),
             reports=lambda: [InstanceReport(vcd="db", power=POWER_RUNNING, incarnation="1")],
             carry_out=self._carry_out,

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from dm.v1.rollback_service_pb2 import Command, Revert
-from idm.deployment import Stack
 from idm.driver import Power
 from idm.executor import Executor
 from idm.journal import Journal
 from idm.lock import holder
 from idm.process import marked
 from idm.site import open_stack
+from idm.stack import Stack
 from idm.watch import hand_over
 from tests.idm.until import until
 from tests.lab.podman import PodmanLab

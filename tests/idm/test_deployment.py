@@ -15,13 +15,14 @@ from dm.client import ManagerError
 from dm.v1.stack_pb2 import POWER_RUNNING, POWER_STOPPED
 from dm.v1.stack_service_pb2 import GetGraphRequest, ListStacksRequest
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
-from idm.deployment import Stack, deploying
+from idm.deployment import deploying
 from idm.home import locate
 from idm.journal import Journal
 from idm.manager import call, status
 from idm.manifest import Manifest, Network, Vcd
 from idm.manifest import Stack as StackTable
 from idm.process import marked, read_record
+from idm.stack import Stack
 from tests.idm.memory import MemoryDriver
 
 
@@ -51,7 +52,7 @@ async def _until_power(stack: Stack, power: int) -> None:
         while known != power:
             try:
                 graph = await call(
-                    stack.home.target, lambda channel: StackServiceStub(channel).GetGraph(request, timeout=1)
+                    stack.operator(), lambda channel: StackServiceStub(channel).GetGraph(request, timeout=1)
                 )
                 known = graph.nodes[0].power
             except ManagerError:
@@ -77,7 +78,7 @@ def test_killed_manager_is_back_with_everything_it_has_to_know(stack: Stack) -> 
                 deployment.observer.look()
                 await _until_power(stack, POWER_STOPPED)
                 assert launch is not None
-                assert (await status(stack.home.target, "shop")).launch_age_ms >= launch.age_ms
+                assert (await status(stack.operator(), "shop")).launch_age_ms >= launch.age_ms
 
     asyncio.run(story())
 
@@ -120,7 +121,7 @@ def test_a_manager_of_its_own_unit_is_used_and_left_alone(stack: Stack) -> None:
                     await deployment.start_manager()
                     await deployment.apply()
             assert read_record(home.run, "dm") is None
-            assert (await status(stack.home.target, "shop")).stack == "shop"
+            assert (await status(stack.operator(), "shop")).stack == "shop"
 
         try:
             asyncio.run(story())
@@ -134,7 +135,7 @@ async def _until_answers(stack: Stack) -> None:
         while True:
             with suppress(ManagerError):
                 await call(
-                    stack.home.target,
+                    stack.operator(),
                     lambda channel: StackServiceStub(channel).ListStacks(ListStacksRequest(), timeout=1),
                 )
                 return

@@ -169,6 +169,15 @@ def test_evidence_that_takes_too_long_is_left(
     assert "evidence was not complete" in asyncio.run(story())
 
 
+def test_the_managers_own_machine_is_spared(driver: MemoryDriver, home: Home) -> None:
+    """Nothing is taken back when one of them holds the manager, and it says so."""
+    with Journal(home.journal) as journal:
+        executor = Executor(driver, journal, home, expect=lambda *_: None, changed=lambda: None, seat="db")
+        result = asyncio.run(executor.carry_out(_revert(1, "api", "db")))
+    assert result.problem.startswith("db holds the manager")
+    assert driver.restored == []
+
+
 def test_killed_restore_is_done_again(driver: MemoryDriver, home: Home) -> None:
     """A deployer that ends in the middle of a restore does it again when it is asked next, to the same snapshot."""
     driver.may_restore.clear()

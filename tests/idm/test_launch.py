@@ -18,17 +18,17 @@ from dm.v1.stack_pb2 import (
 )
 from dm.v1.stack_service_pb2 import GetGraphRequest
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
-from idm.deployment import Stack
 from idm.down import down
 from idm.errors import DeployError
 from idm.home import Home, locate
 from idm.launch import Sight, order, up
 from idm.lock import lock
-from idm.manager import call
+from idm.manager import Access, call
 from idm.manifest import Manifest, Mode, Network, Smoke, Vcd
 from idm.manifest import Stack as StackTable
 from idm.process import marked
 from idm.progress import Progress
+from idm.stack import Stack
 from tests.idm.memory import MemoryDriver
 
 
@@ -51,7 +51,9 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 async def _powers(home: Home) -> dict[str, int]:
     request = GetGraphRequest(stack="shop")
-    graph = await call(home.target, lambda channel: StackServiceStub(channel).GetGraph(request, timeout=5))
+    graph = await call(
+        Access(home.target), lambda channel: StackServiceStub(channel).GetGraph(request, timeout=5)
+    )
     return {node.name: node.power for node in graph.nodes}
 
 

@@ -308,13 +308,18 @@ snapshot = "offline"
 
 
 def test_machines_are_described(tmp_path: Path) -> None:
-    """A VM is made from an image or is a domain that exists; how it is saved leaves the fingerprint as it is."""
+    """A VM is made from an image or is a domain that exists; how it is saved and watched makes no other stack."""
     manifest = load(_write(tmp_path, MACHINES))
     assert manifest.vcd["db"].machine.memory_mib == 512
     assert manifest.vcd["old"].domain == "db01"
     assert manifest.rollback.snapshot is SnapshotKind.OFFLINE
-    other = load(_write(tmp_path, MACHINES.replace('"offline"', '"memory"')))
-    assert fingerprint(other) == fingerprint(manifest)
+    for old, new in (
+        ('"offline"', '"memory"'),
+        ("[rollback]", '[manager]\nvcd = "db"\n[rollback]'),
+        ('domain = "db01"', 'domain = "db01"\ndelivery = "image"'),
+    ):
+        other = load(_write(tmp_path, MACHINES.replace(old, new)))
+        assert fingerprint(other) == fingerprint(manifest)
 
 
 @pytest.mark.parametrize(
@@ -357,6 +362,21 @@ def test_machines_are_described(tmp_path: Path) -> None:
         ),
         ("512", "1", "vcd.db.machine.memory_mib: expected mebibytes, from 16 to 16777216, got 1"),
         (
+            "[rollback]",
+            '[manager]\nlisten = "198.18.10.1"\n[rollback]',
+            'manager.listen: expected ADDRESS:PORT such as "198.18.10.1:7443", got "198.18.10.1"',
+        ),
+        (
+            "[rollback]",
+            '[manager]\nlisten = "198.18.10.1:70000"\n[rollback]',
+            "manager.listen: 70000 is no port: choose one from 1 to 65535",
+        ),
+        (
+            "[rollback]",
+            '[manager]\nvcd = "dm"\n[rollback]',
+            'manager.vcd: there is no VCD "dm": choose from db, old',
+        ),
+        (
             '"offline"',
             '"disk"',
             'rollback.snapshot: expected one of "memory", "offline", "overlay", got "disk"',
@@ -376,6 +396,9 @@ def test_containers_are_no_machines(tmp_path: Path) -> None:
     with_domain = GOOD.replace('image = "localhost/web"', 'image = "localhost/web"\ndomain = "x"', 1)
     with pytest.raises(ManifestError, match=r"vcd.web.domain: a container has none: leave this out$"):
         load(_write(tmp_path, with_domain))
+    seated = GOOD.replace("[judge]", '[manager]\nvcd = "web"\n[judge]', 1)
+    with pytest.raises(ManifestError, match=r"manager.vcd: the manager of containers is on this host: leave"):
+        load(_write(tmp_path, seated))
     with_bridge = GOOD.replace("[network]", '[network]\nbridge = "br0"', 1)
     with pytest.raises(ManifestError, match=r"network.bridge: containers have a network of their own: leave"):
         load(_write(tmp_path, with_bridge))

@@ -58,15 +58,15 @@ class Agents:
         self.all = GuestAgents(
             shell,
             ["web"],
-            payload=self._payload,
+            payloads=self._payloads,
             heard=self._heard,
             gone=self.gone.append,
             installers={"web": installer} if installer else {},
         )
 
-    def _payload(self, _: str) -> Payload:
+    def _payloads(self, _: str) -> tuple[Payload, ...]:
         self.asked += 1
-        return Payload("a.service", b"", "/bin/a", (File("/etc/a", self.certificate),))
+        return (Payload("a.service", b"", "/bin/a", (File("/etc/a", self.certificate),)),)
 
     async def _heard(self) -> set[str]:
         return self.heard

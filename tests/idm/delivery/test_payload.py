@@ -3,10 +3,12 @@
 import io
 import tarfile
 import tomllib
+from ipaddress import ip_address
 from pathlib import Path
 
 from idm.ca import Authority
 from idm.delivery.agent import CA, CERTIFICATE, CONFIGURATION, agent_payload
+from idm.delivery.manager import manager_payload, paths
 from idm.delivery.payload import PRIVATE, PUBLIC
 from idm.delivery.script import FRESH, parcel
 
@@ -34,3 +36,21 @@ def test_an_agent_gets_its_configuration_and_its_certificate(tmp_path: Path) -> 
         "consul": {"url": "http://198.18.0.2:8500"},
         "tls": {"ca": CA, "certificate": CERTIFICATE},
     }
+
+
+def test_a_manager_gets_its_address_and_its_certificate(tmp_path: Path) -> None:
+    """Its unit, which serves any stack by its name, finds both in the stack's own settings."""
+    tls = Authority(tmp_path, "shop").manager([ip_address("198.18.0.9")])
+    payload = manager_payload(stack="shop", listen="198.18.0.9:7443", tls=tls)
+    settings, ca, certificate = paths("shop")
+    assert payload.unit == "stackmend-dm@shop.service"
+    assert f"EnvironmentFile=-{settings}".replace("shop", "%i") in payload.unit_file.decode()
+    told = next(file.content.decode() for file in payload.files if file.path == settings)
+    assert told == (
+        "STACKMEND_DM_LISTEN=--listen 198.18.0.9:7443\n"
+        f"STACKMEND_TLS_CA={ca}\nSTACKMEND_TLS_CERT={certificate}\n"
+    )
+    with tarfile.open(fileobj=io.BytesIO(parcel(payload))) as tar:
+        modes = {entry.name.removesuffix(FRESH): entry.mode for entry in tar}
+    assert modes["etc/systemd/system/stackmend-dm@.service"] == PUBLIC
+    assert modes[certificate[1:]] == PRIVATE
