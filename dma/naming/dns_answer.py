@@ -74,7 +74,7 @@ def _read(message: dns.message.Message) -> Answer:
     name = host_name(asked.name)
     if name is None or asked.rdclass != dns.rdataclass.IN:
         raise DnsError("the question is not for a host")
-    records = {(rrset.name, rrset.rdtype): rrset for rrset in message.answer[:RECORDS_LIMIT]}
+    records = {(rrset.name, rrset.rdtype): rrset for rrset in _of_internet(message.answer)}
     ttl_s, end = _end_of_chain(records, asked.name)
     found = records.get((end, asked.rdtype))
     if found is None or asked.rdtype not in (*_ADDRESSES, dns.rdatatype.SRV):
@@ -100,7 +100,7 @@ def _end_of_chain(
 
 def _read_services(message: dns.message.Message, name: str, found: dns.rrset.RRset, ttl_s: int) -> Answer:
     """The hosts that records name, and their addresses where the server has sent these along."""
-    beside = [rrset for rrset in message.additional[:RECORDS_LIMIT] if rrset.rdtype in _ADDRESSES]
+    beside = [rrset for rrset in _of_internet(message.additional) if rrset.rdtype in _ADDRESSES]
     bindings, services = [], []
     for record in list(found)[:RECORDS_LIMIT]:
         host = host_name(record.target)
@@ -114,6 +114,11 @@ def _read_services(message: dns.message.Message, name: str, found: dns.rrset.RRs
     return Answer(name, tuple(bindings), tuple(services))
 
 
+def _of_internet(section: list[dns.rrset.RRset]) -> list[dns.rrset.RRset]:
+    """Records of other classes have the types' names, and other members."""
+    return [rrset for rrset in section[:RECORDS_LIMIT] if rrset.rdclass == dns.rdataclass.IN]
+
+
 def _addresses(found: dns.rrset.RRset) -> Iterator[Address]:
     for record in list(found)[:RECORDS_LIMIT]:
         address = ip_address(record.address)
@@ -124,4 +129,9 @@ def _addresses(found: dns.rrset.RRset) -> Iterator[Address]:
 def host_name(name: dns.name.Name) -> str | None:
     """A name as people write it, in lower case and without the root's dot; None for what no host is called."""
     text = name.to_text(omit_final_dot=True).lower()
-    return text if _HOST_NAME.fullmatch(text) else None
+    return text if is_host_name(text) else None
+
+
+def is_host_name(text: str) -> bool:
+    """Whether a host can be called so, in lower case; an IPv4 address is no name."""
+    return _HOST_NAME.fullmatch(text) is not None and not text.rpartition(".")[2].isdigit()

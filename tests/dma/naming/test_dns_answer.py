@@ -90,6 +90,12 @@ def test_aliases_in_circles_are_refused(records: tuple[str, ...]) -> None:
         read_answer(answering("a.shop", "A", *records))
 
 
+def test_records_of_other_classes_do_not_count() -> None:
+    """A record of an address's type but of another class holds no address."""
+    message = answering("db.shop", "A", "db.shop. 60 A 198.18.0.5")
+    assert read_answer(message.replace(b"\0\1\0\1\0\0\0\x3c", b"\0\1\7\7\0\0\0\x3c")).bindings == ()
+
+
 def test_what_is_no_answer_is_refused() -> None:
     """Questions, failures, names that no host can have, and nothing at all are errors."""
     refused = dns.message.make_response(dns.message.make_query("db.shop", "A"))
