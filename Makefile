@@ -8,16 +8,17 @@ BIN     := $(VENV)/bin
 OBJECT  := dma/capture/flows.bpf.o
 SYSTEM  := /usr/lib/python3/dist-packages
 
-# Build: clang compiles the BPF object. Run: libbpf loads it. Lab: podman with its network, images by mmdebstrap.
+# Build: clang compiles the BPF object. Run: libbpf loads it. Lab: podman with its network, images by mmdebstrap;
+# a name server, and clients that begin to speak in their own ways.
 PACKAGES := python3-venv clang llvm libbpf-dev libbpf1 linux-libc-dev python3-bpfcc iproute2 nftables procps \
             podman runc conmon netavark aardvark-dns iptables mmdebstrap debian-archive-keyring ca-certificates \
-            python3-libvirt qemu-utils systemd-container
+            python3-libvirt qemu-utils systemd-container dnsmasq-base openssl openssh-client postgresql-client
 # Beyond these the VM lab needs a hypervisor, and what writes the guests' disk.
 VM_PACKAGES := libvirt-daemon libvirt-clients dnsmasq-base qemu-system-x86 e2fsprogs
 # What the capture is measured beside.
 BENCH_PACKAGES := bpftrace
 
-.PHONY: demo test soak bench-rollback bench-revert bench-blame bench-graph bench-capture figures check format stubs lock build clean
+.PHONY: demo test fuzz soak bench-rollback bench-revert bench-blame bench-graph bench-capture figures check format stubs lock build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready $(OBJECT)
@@ -25,6 +26,10 @@ demo: $(VENV)/ready $(OBJECT)
 
 test: check
 	$(SUDO) $(BIN)/python -m pytest $(ARGS)
+
+# Bytes from strangers, many more of them than a test run tries.
+fuzz: $(VENV)/ready
+	FUZZ_INPUTS=1000000 $(BIN)/python -m pytest -q tests/dma/naming/test_fuzz.py
 
 # Every fault of the demo, RUNS times in a row; results below build/bench.
 RUNS    ?= 10

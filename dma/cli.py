@@ -78,8 +78,8 @@ def watch_command(
     with (
         reported(),
         conntrack_around(netns) as around,
-        open_capture(entered(netns=netns, cgroup=cgroup), plan=plan) as capture,
-        open_names(naming=naming) as names,
+        open_capture(target := entered(netns=netns, cgroup=cgroup), plan=plan) as capture,
+        open_names(naming=naming, target=target) as names,
     ):
         for probe in capture.probes:
             if probe.problem:

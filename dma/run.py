@@ -157,7 +157,7 @@ async def _watch(settings: Settings) -> None:
     with contextlib.ExitStack() as stack:
         capture = stack.enter_context(open_capture(settings.target, plan=settings.plan))
         log.info("attached", plan=capture.plan, loader=capture.loader, **_problems(capture))
-        names = stack.enter_context(open_names(settings.root, settings.naming))
+        names = stack.enter_context(open_names(settings.root, settings.naming, target=settings.target))
         for method in names.methods:
             if method.counters.problem:
                 log.warning("fewer names", method=method.source.value, reason=method.counters.problem)

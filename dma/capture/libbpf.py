@@ -289,11 +289,17 @@ class Object:
 
 
 class Ring:
-    """A ring buffer of which only the number of events matters."""
+    """A ring buffer; ``keep`` is given each event, where more than their number matters, and must not raise."""
 
-    def __init__(self, source: Map) -> None:
+    def __init__(self, source: Map, *, keep: Callable[[bytes], None] | None = None) -> None:
         self._lib = library()
-        self._sample = _SAMPLE(lambda _context, _data, _size: 0)
+
+        def sample(_context: int, data: int, size: int) -> int:
+            if keep:
+                keep(ctypes.string_at(data, size))
+            return 0
+
+        self._sample = _SAMPLE(sample)
         self._ring = self._lib.ring_buffer__new(source.fd, self._sample, None, None)
         if not self._ring:
             raise CaptureError(f"the ring buffer cannot be mapped: {explain(ctypes.get_errno())}")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dma.capture.target import Target
 from dma.naming.hosts import HostsFile
 from dma.naming.method import Method
 from dma.naming.names import Names
@@ -13,6 +14,8 @@ from dma.naming.registry.settings import Consul, Etcd, Static
 from dma.naming.resolvers import Resolvers
 from dma.naming.reverse import ReverseDns
 from dma.naming.services import ServicesDatabase
+from dma.naming.traffic.greetings import Greetings
+from dma.naming.traffic.programs import Programs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +28,17 @@ class Naming:
     """Where their name servers listen."""
     reverse_dns: bool = True
     """Whether to ask for the names of addresses."""
+    traffic_names: bool = True
+    """Whether to guess from the first bytes of connections, and from the programs that make them."""
     consul: Consul | None = None
     etcd: Etcd | None = None
     registry: Static | None = None
 
 
-def open_names(root: Path = Path("/"), naming: Naming | None = None) -> Names:
-    """Begin to find names, in the network namespace of the calling thread.
+def open_names(
+    root: Path = Path("/"), naming: Naming | None = None, *, target: Target | None = None
+) -> Names:
+    """Begin to find names for a target, by default this machine, in the network namespace of the calling thread.
 
     ``root`` is the root directory of the machine that is watched; whose files these are is not trusted.
     """
@@ -40,6 +47,8 @@ def open_names(root: Path = Path("/"), naming: Naming | None = None) -> Names:
     passive = PassiveDns(chosen.dns_ports) if chosen.passive_dns else None
     if passive:
         methods.append(passive)
+    if chosen.traffic_names:
+        methods += [Greetings(target or Target()), Programs()]
     if chosen.reverse_dns:
         methods.append(ReverseDns(root))
     methods += _registries(chosen)

@@ -60,6 +60,12 @@ _OPTIONS = (
         help="Ask for the names of addresses.",
     ),
     click.option(
+        "--traffic-names/--no-traffic-names",
+        default=_DEFAULTS.traffic_names,
+        show_default=True,
+        help="Guess from the first bytes of connections, and from the programs that make them.",
+    ),
+    click.option(
         "--consul",
         type=click.UNPROCESSED,
         metavar="URL",

@@ -32,7 +32,8 @@ def socket_path(tmp_path: Path) -> Path:
 async def reporting(capture: ScriptedCapture, target: str, **how: int) -> AsyncIterator[Reporter]:
     """An agent at work."""
     identity = Identity(stack="shop", vcd="web", version="1", interval_s=INTERVAL_S)
-    with capture, open_names(naming=Naming(reverse_dns=False)) as names, Urgency(capture) as urgency:
+    naming = Naming(reverse_dns=False, traffic_names=False)
+    with capture, open_names(naming=naming) as names, Urgency(capture) as urgency:
         report = Report(identity, Observation(capture, names), **how)
         reporter = Reporter(report, urgency, target=target)
         task = asyncio.create_task(reporter.run())

@@ -10,9 +10,9 @@ from dma.flow import Destination, Transport
 HEADER = Path(__file__).parents[3] / "bpf" / "flows.h"
 
 
-def compile_asserts(*asserts: str) -> None:
-    """Have the C compiler check assertions about the shared header."""
-    lines = ["#include <stddef.h>", "#include <linux/types.h>", f'#include "{HEADER}"']
+def compile_asserts(*asserts: str, header: Path = HEADER) -> None:
+    """Have the C compiler check assertions about a shared header."""
+    lines = ["#include <stddef.h>", "#include <linux/types.h>", f'#include "{header}"']
     lines += [f'_Static_assert({condition}, "");' for condition in asserts]
     source = "\n".join(lines).encode()
     command = ["clang", "-fsyntax-only", "-x", "c", "-"]
