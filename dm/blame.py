@@ -166,7 +166,7 @@ def _speak_failing(symptom: Symptom, facts: Facts) -> Speaks:
     caller, target = key.source, key.target
     fails = f"{key}: {symptom.judged.reason}"
     if others := facts.contacts.reached_by(key, since_s=since_s):
-        reached = f"{caller} cannot reach {target}:{key.port}, but {', '.join(others)} can"
+        reached = f"{caller} cannot reach {key.called}, but {', '.join(others)} can"
         return {caller: (0.9, reached), target: (0.1, fails)}
     if target in facts.silent:
         return {target: (0.97, f"{fails}, and the agent of {target} is silent"), caller: (0.03, fails)}

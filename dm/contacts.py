@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from dm.edge import EdgeKey
 
+Door = tuple[str, int, str]
+"""Transport, port, and the service that a registry names."""
+
 NAMED = 3
 """How many of those who reach a target are told by name."""
 
@@ -38,14 +41,14 @@ class Contacts:
         self._touching = touching
         self._contacts: dict[str, list[Contact]] = {}
         self._touches: dict[str, _Touch] = {}
-        self._doors: dict[str, dict[tuple[str, int], list[tuple[float, str]]]] = {}
+        self._doors: dict[str, dict[Door, list[tuple[float, str]]]] = {}
 
     def reached_by(self, key: EdgeKey, *, since_s: float) -> list[str]:
         """Some others who got through to the same port of an edge's target since then, in a stable order."""
         doors = self._doors.get(key.target)
         if doors is None:
             doors = self._doors[key.target] = self._find_doors(key.target)
-        reached = takewhile(lambda one: one[0] > since_s, doors.get((key.transport, key.port), ()))
+        reached = takewhile(lambda one: one[0] > since_s, doors.get(_door(key), ()))
         others = (source for _, source in reached if source != key.source)
         return sorted(name for name, _ in zip(others, range(NAMED), strict=False))
 
@@ -64,12 +67,12 @@ class Contacts:
             contacts = self._contacts[name] = list(self._touching(name))
         return contacts
 
-    def _find_doors(self, name: str) -> dict[tuple[str, int], list[tuple[float, str]]]:
-        doors: dict[tuple[str, int], list[tuple[float, str]]] = {}
+    def _find_doors(self, name: str) -> dict[Door, list[tuple[float, str]]]:
+        doors: dict[Door, list[tuple[float, str]]] = {}
         for contact in self._of(name):
             if contact.key.target == name:
                 time_s = math.inf if contact.open else contact.established_s
-                door = doors.setdefault((contact.key.transport, contact.key.port), [])
+                door = doors.setdefault(_door(contact.key), [])
                 door.append((time_s, contact.key.source))
         for reached in doors.values():
             reached.sort(key=lambda one: (-one[0], one[1]))
@@ -87,3 +90,7 @@ class Contacts:
                 held[partner] = None
         answered = sorted(((time_s, partner) for partner, time_s in latest.items()), reverse=True)[:2]
         return _Touch(tuple(answered), tuple(held))
+
+
+def _door(key: EdgeKey) -> Door:
+    return key.transport, key.port, key.service

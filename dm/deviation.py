@@ -20,6 +20,8 @@ from dm.rules import Action
 
 UNEXPECTED_KEPT_S = 30.0
 
+Role = tuple[str, str, int, str]
+
 
 class EdgeState(StrEnum):
     """One edge against the golden image."""
@@ -72,7 +74,7 @@ class Deviation:
         self._graph = graph
         self.expected = expect(image)
         self._golden = self.expected.edges
-        self._roles: dict[tuple[str, str, int], list[EdgeKey]] = {}
+        self._roles: dict[Role, list[EdgeKey]] = {}
         for key in self._golden:
             self._roles.setdefault(_role(key), []).append(key)
         self._inbound: dict[str, list[EdgeKey]] = {}
@@ -88,7 +90,7 @@ class Deviation:
         self._keys: dict[EdgeState, dict[EdgeKey, None]] = {state: {} for state in EdgeState}
         self._awaited: dict[EdgeKey, None] = {}
         self._early: dict[EdgeKey, None] = {}
-        self._strangers: dict[tuple[str, str, int], dict[EdgeKey, LiveEdge]] = {}
+        self._strangers: dict[Role, dict[EdgeKey, LiveEdge]] = {}
         self._vcds = frozenset(image.vcds)
         self._by_text: dict[str, EdgeKey] = {}
         for key in self._golden:
@@ -280,7 +282,7 @@ class Deviation:
                 continue
             fails = not live.seen_ok and live.failing(now_s, patience_s=self.policy.patience_s)
             if overdue or (fails and key.target in self._vcds):
-                return f"{key.source} calls {other.target}:{other.port} instead of {key.target}"
+                return f"{key.source} calls {other.called} instead of {key.target}"
         return ""
 
     def _touches(self, key: EdgeKey) -> tuple[str, ...]:
@@ -326,9 +328,9 @@ class Deviation:
                     del self._wrong[name]
 
 
-def _role(key: EdgeKey) -> tuple[str, str, int]:
+def _role(key: EdgeKey) -> Role:
     """What an edge is to its source, whoever the target."""
-    return key.source, key.transport, key.port
+    return key.source, key.transport, key.port, key.service
 
 
 def failure_sentence(live: LiveEdge, now_s: float) -> str:

@@ -39,11 +39,18 @@ class EdgeKey(NamedTuple):
     target: str
     transport: Transport
     port: int
+    service: str = ""
+    """Named by a registry, wherever it listens: then ``port`` is ``ANY_PORT``."""
+
+    @property
+    def called(self) -> str:
+        """The target and what is called there, for a person."""
+        port = "*" if self.port == ANY_PORT else self.port
+        return f"{self.target}:{self.service or port}"
 
     def __str__(self) -> str:
         suffix = "/udp" if self.transport is Transport.UDP else ""
-        port = "*" if self.port == ANY_PORT else self.port
-        return f"{self.source} → {self.target}:{port}{suffix}"
+        return f"{self.source} → {self.called}{suffix}"
 
 
 class Pair(NamedTuple):
@@ -60,12 +67,16 @@ class Pair(NamedTuple):
 
 
 class NameClaim(NamedTuple):
-    """One name for an address, as an agent found it; ``hint`` marks names of a service or program, not of a host."""
+    """One name for an address, as an agent found it; ``hint`` marks names of a service or program, not of a host.
+
+    ``at_port`` marks a registry's name for the service at the port.
+    """
 
     name: str
     source: str
     confidence: int
     hint: bool
+    at_port: bool = False
 
 
 class FlowKey(NamedTuple):

@@ -30,10 +30,12 @@ class Expected(NamedTuple):
 
 def expect(image: GoldenImage) -> Expected:
     """What an image expects. An edge that a rule ignores is left out."""
-    changing = _changing(image.edges, runs=image.runs)
-    edges, fixed = [], {}
+    # A service that a registry names is itself at any port.
+    edges, fixed = [edge for edge in image.edges if edge.service], {}
+    numbered = [edge for edge in image.edges if not edge.service]
+    changing = _changing(numbered, runs=image.runs)
     by_pair: dict[Pair, list[GoldenEdge]] = {}
-    for edge in image.edges:
+    for edge in numbered:
         by_pair.setdefault(Pair.of(edge.key), []).append(edge)
     for pair, members in by_pair.items():
         moving = [edge for edge in members if edge.port in changing.get(pair, ())]

@@ -16,7 +16,7 @@ FORMAT = 2
 """Format 2 added rules, ``after`` and edges on any port; documents of format 1 are read as they are."""
 
 
-_OMITTED_WHEN_EMPTY = {"after", "rules"}
+_OMITTED_WHEN_EMPTY = {"after", "rules", "service"}
 
 
 class GoldenError(Exception):
@@ -36,7 +36,8 @@ class GoldenEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     ``runs`` says in how many of the image's launches it appeared; ``established_ms`` holds one time after the launch
     for each of them; ``refresh_ms`` is the longest quiet time seen between two attempts, absent without a rhythm.
-    ``after`` are the target's own edges that always worked before this one. Port 0 is any port of the two.
+    ``after`` are the target's own edges that always worked before this one. Port 0 is any port of the two, or of the
+    ``service`` that a registry names.
     """
 
     source: str
@@ -49,11 +50,12 @@ class GoldenEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     established_ms: tuple[int, ...]
     refresh_ms: int | None = None
     after: tuple[str, ...] = ()
+    service: str = ""
 
     @property
     def key(self) -> EdgeKey:
         """Its identity."""
-        return EdgeKey(self.source, self.target, self.transport, self.port)
+        return EdgeKey(self.source, self.target, self.transport, self.port, self.service)
 
     def deadline_s(self, slack_s: float) -> float:
         """Seconds after the launch when it is overdue: the latest seen, times 1 + 1/runs, plus the slack."""

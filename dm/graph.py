@@ -91,8 +91,12 @@ class LiveGraph:
 
     def put(self, flow_key: FlowKey, flow: Flow, *, now_s: float) -> None:
         """Take in one flow's newest counters. A flow of a machine to itself is no dependency."""
-        if self._end(flow_key, flow)[0] != flow_key.source:
-            self._place(flow_key, flow, now_s=now_s)
+        if self._end(flow_key, flow)[0] == flow_key.source:
+            return
+        before = self._edge_of.get(flow_key)
+        self._place(flow_key, flow, now_s=now_s)
+        if before is not None and self._edge_of[flow_key].service and not before.service:
+            self._disown(self._edges[before])
 
     def keep_only(self, source: str, flow_keys: set[FlowKey], *, now_s: float) -> None:
         """An agent has sent its whole table: forget its flows that are not in it."""
@@ -112,10 +116,7 @@ class LiveGraph:
             self._changed(edge)
 
     def _place(self, flow_key: FlowKey, flow: Flow, *, now_s: float) -> None:
-        target, port = self._end(flow_key, flow)
-        key = EdgeKey(flow_key.source, target, flow_key.transport, port)
-        if port not in self._fixed_ports.get(Pair.of(key), (port,)):
-            key = key._replace(port=ANY_PORT)
+        key = self._key(flow_key, flow)
         if self._edge_of.get(flow_key, key) != key:
             self._changed(self._unplace(flow_key, now_s=now_s))
         edge = self._edges.get(key)
@@ -136,6 +137,12 @@ class LiveGraph:
         edge.drop(flow_key, now_s=now_s)
         return edge
 
+    def _disown(self, edge: LiveEdge) -> None:
+        """A registry was read only after the call: what the port's edge proved is the service's."""
+        if not edge.flows:
+            edge.restart()
+            self._changed(edge)
+
     def _locate(self, flow_key: FlowKey, before: Flow | None, now: Flow | None) -> None:
         """Keep the index by address right: a flow is found by what was dialled, and by who is behind it."""
         if before and now and before.backends == now.backends:
@@ -144,6 +151,13 @@ class LiveGraph:
             self._flows_at[address].discard(flow_key)
         for address in _addresses(flow_key, now):
             self._flows_at.setdefault(address, set()).add(flow_key)
+
+    def _key(self, flow_key: FlowKey, flow: Flow) -> EdgeKey:
+        target, port = self._end(flow_key, flow)
+        key = EdgeKey(flow_key.source, target, flow_key.transport, port)
+        if service := next((claim.name for claim in flow.names if claim.at_port), ""):
+            return key._replace(port=ANY_PORT, service=service)
+        return key if port in self._fixed_ports.get(Pair.of(key), (port,)) else key._replace(port=ANY_PORT)
 
     def _end(self, flow_key: FlowKey, flow: Flow) -> tuple[str, int]:
         """The node and port that a flow comes to.

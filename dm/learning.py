@@ -115,6 +115,7 @@ def _learn_edge(edge: LiveEdge, vcds: Sequence[str], launch_s: float, after: tup
         target=edge.key.target,
         transport=edge.key.transport,
         port=edge.key.port,
+        service=edge.key.service,
         external=edge.key.target not in vcds,
         kind=kind,
         runs=1,

@@ -74,7 +74,7 @@ def graph_mermaid(graph: stack_service_pb2.GetGraphResponse) -> str:
         )
     for edge in graph.edges:
         label = f"{_port(edge)} {state(edge.state)}".strip()
-        lines.append(f"  {numbers[edge.source]} -->|{label}| {numbers[edge.target]}")
+        lines.append(f"  {numbers[edge.source]} -->|{_quoted(label)}| {numbers[edge.target]}")
     return "\n".join(lines)
 
 
@@ -97,7 +97,8 @@ def status_text(status: stack_pb2.Status) -> str:
 
 
 def _port(edge: stack_pb2.GraphEdge) -> str:
-    return f"{edge.port}/udp" if edge.transport == flow_pb2.TRANSPORT_UDP else str(edge.port)
+    place = edge.service or str(edge.port)
+    return f"{place}/udp" if edge.transport == flow_pb2.TRANSPORT_UDP else place
 
 
 def _quoted(text: str) -> str:

@@ -11,7 +11,12 @@ SILENT_AFTER_S = 5.0
 LOSS_REMEMBERED_S = 30.0
 RESTART_WINDOW_S = 60.0
 RESTARTS_FORGIVEN = 2
-LOSSES_TOLERATED = {"LOSS_REASON_MAP_FULL": 0, "LOSS_REASON_TABLE_FULL": 0, "LOSS_REASON_MISSED_PROBE": 10}
+LOSSES_TOLERATED = {
+    "LOSS_REASON_MAP_FULL": 0,
+    "LOSS_REASON_TABLE_FULL": 0,
+    "LOSS_REASON_MISSED_PROBE": 10,
+    "LOSS_REASON_NAMES": 0,
+}
 """How many losses between two reports leave what is missing believable. A full ring costs a wake-up, never a count."""
 
 

@@ -248,6 +248,7 @@ def edge_message(
         target=key.target,
         transport=flow_pb2.TRANSPORT_TCP if key.transport is Transport.TCP else flow_pb2.TRANSPORT_UDP,
         port=key.port,
+        service=key.service,
         state=_STATES[judged.state] if judged else stack_pb2.EDGE_STATE_UNSPECIFIED,
         reason=judged.reason if judged else "",
     )
@@ -257,7 +258,9 @@ def edge_message(
         claims = {claim for flow in live.flows.values() for claim in flow.names}
         for claim in sorted(claims, key=lambda one: (-one.confidence, one.name)):
             source = flow_pb2.NameSource.Value(claim.source)
-            message.names.add(name=claim.name, source=source, confidence=claim.confidence)
+            message.names.add(
+                name=claim.name, source=source, confidence=claim.confidence, at_port=claim.at_port
+            )
         message.attempts, message.established = live.attempts, live.established
         message.failed, message.open = live.failed, live.open
         if live.first_established_s is not None:
@@ -332,4 +335,4 @@ def event_message(event: Event) -> stack_pb2.Event:
 def _claim(name: flow_pb2.Name) -> NameClaim:
     known = name.source in flow_pb2.NameSource.values()
     source = flow_pb2.NameSource.Name(name.source if known else flow_pb2.NAME_SOURCE_UNSPECIFIED)
-    return NameClaim(text(name.name), source, name.confidence, name.source in _HINTS)
+    return NameClaim(text(name.name), source, name.confidence, name.source in _HINTS, name.at_port)

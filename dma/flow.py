@@ -39,6 +39,7 @@ class Loss(enum.Enum):
     MAP_FULL = "map full"
     RING_FULL = "ring full"
     MISSED_PROBE = "missed probe"
+    NAMES = "names of a registry"
 
 
 class Destination(NamedTuple):

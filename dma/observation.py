@@ -85,13 +85,17 @@ class Observation:
 
     def losses(self) -> Mapping[Loss, int]:
         """What the capture lost since the beginning or the last restart; raises ``CaptureError``."""
-        return {loss: count - self._lost.get(loss, 0) for loss, count in self.capture.losses().items()}
+        return {loss: count - self._lost.get(loss, 0) for loss, count in self._losses().items()}
+
+    def _losses(self) -> dict[Loss, int]:
+        unnamed = sum(method.counters.unnamed for method in self._names.methods)
+        return {**self.capture.losses(), **({Loss.NAMES: unnamed} if unnamed else {})}
 
     def _begin(self) -> None:
         self.table = Table(limit=self._limit)
         self._dialled = Dialled(self._names)
         self._noted = 0
-        self._lost = dict(self.capture.losses())
+        self._lost = self._losses()
         try:
             self._existing = find_existing(self.capture, cgroup=self._cgroup)
         except NetlinkError as e:

@@ -38,6 +38,7 @@ _LOSSES = {
     Loss.MAP_FULL: agent_pb2.LOSS_REASON_MAP_FULL,
     Loss.RING_FULL: agent_pb2.LOSS_REASON_RING_FULL,
     Loss.MISSED_PROBE: agent_pb2.LOSS_REASON_MISSED_PROBE,
+    Loss.NAMES: agent_pb2.LOSS_REASON_NAMES,
 }
 
 
@@ -100,7 +101,11 @@ def coverage(losses: Mapping[Loss, int], *, overflow: int) -> agent_pb2.Coverage
 def _name(name: Name, now_ns: int) -> flow_pb2.Name:
     ttl_ms = None if name.expires_s is None else max(0, int(name.expires_s * 1000) - now_ns // 1_000_000)
     return flow_pb2.Name(
-        name=name.name[:NAME_LIMIT], source=_SOURCES[name.source], confidence=name.confidence, ttl_ms=ttl_ms
+        name=name.name[:NAME_LIMIT],
+        source=_SOURCES[name.source],
+        confidence=name.confidence,
+        ttl_ms=ttl_ms,
+        at_port=name.at_port,
     )
 
 

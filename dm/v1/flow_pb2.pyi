@@ -153,6 +153,7 @@ class Name(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     CONFIDENCE_FIELD_NUMBER: _builtins.int
     TTL_MS_FIELD_NUMBER: _builtins.int
+    AT_PORT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name, at most 255 characters."""
     source: Global___NameSource.ValueType
@@ -161,6 +162,10 @@ class Name(_message.Message):
     """How far to trust it, 1 to 100; 0 means unknown."""
     ttl_ms: _builtins.int
     """Milliseconds until the name expires; absent means it does not."""
+    at_port: _builtins.bool
+    """Whether it names the service at the port, as a registry does, and not all of the address. Such a service may be at
+    another port on every launch.
+    """
     def __init__(
         self,
         *,
@@ -168,10 +173,11 @@ class Name(_message.Message):
         source: Global___NameSource.ValueType = ...,
         confidence: _builtins.int = ...,
         ttl_ms: _builtins.int | None = ...,
+        at_port: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ttl_ms", b"_ttl_ms", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ttl_ms", b"_ttl_ms", "confidence", b"confidence", "name", b"name", "source", b"source", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ttl_ms", b"_ttl_ms", "at_port", b"at_port", "confidence", b"confidence", "name", b"name", "source", b"source", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ttl_ms: _TypeAlias = _typing.Literal["ttl_ms"]  # noqa: Y015
     _WhichOneofArgType__ttl_ms: _TypeAlias = _typing.Literal["_ttl_ms", b"_ttl_ms"]  # noqa: Y015

@@ -378,6 +378,7 @@ class GraphEdge(_message.Message):
     OPEN_FIELD_NUMBER: _builtins.int
     ESTABLISHED_AFTER_MS_FIELD_NUMBER: _builtins.int
     BACKENDS_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """The calling VCD."""
     target: _builtins.str
@@ -385,7 +386,7 @@ class GraphEdge(_message.Message):
     transport: _flow_pb2.Transport.ValueType
     """The transport."""
     port: _builtins.int
-    """The port."""
+    """The port; 0 for a service that a registry names."""
     state: Global___EdgeState.ValueType
     """Its state."""
     reason: _builtins.str
@@ -400,6 +401,8 @@ class GraphEdge(_message.Message):
     """Connections open now."""
     established_after_ms: _builtins.int
     """Milliseconds from the launch to the first establishment; absent means not yet."""
+    service: _builtins.str
+    """The service's name in a registry; empty where there is none, and the port is its identity."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The addresses seen for the target, as text."""
@@ -429,10 +432,11 @@ class GraphEdge(_message.Message):
         open: _builtins.int = ...,
         established_after_ms: _builtins.int | None = ...,
         backends: _abc.Iterable[_builtins.str] | None = ...,
+        service: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_established_after_ms", b"_established_after_ms", "established_after_ms", b"established_after_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established_after_ms", b"_established_after_ms", "addresses", b"addresses", "attempts", b"attempts", "backends", b"backends", "established", b"established", "established_after_ms", b"established_after_ms", "failed", b"failed", "names", b"names", "open", b"open", "port", b"port", "reason", b"reason", "source", b"source", "state", b"state", "target", b"target", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established_after_ms", b"_established_after_ms", "addresses", b"addresses", "attempts", b"attempts", "backends", b"backends", "established", b"established", "established_after_ms", b"established_after_ms", "failed", b"failed", "names", b"names", "open", b"open", "port", b"port", "reason", b"reason", "service", b"service", "source", b"source", "state", b"state", "target", b"target", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__established_after_ms: _TypeAlias = _typing.Literal["established_after_ms"]  # noqa: Y015
     _WhichOneofArgType__established_after_ms: _TypeAlias = _typing.Literal["_established_after_ms", b"_established_after_ms"]  # noqa: Y015

@@ -24,6 +24,8 @@ class Counters:
     """Those that came to nothing."""
     dropped: int = 0
     """What found no room, or was too much at a time."""
+    unnamed: int = 0
+    """Those of the failures while nothing was known to fall back on: what is called may have names that are not."""
     problem: str = ""
     """The latest failure; empty again when all is well."""
 

@@ -50,6 +50,8 @@ class Name(NamedTuple):
     """1 to 100: how far to trust it."""
     expires_s: float | None = None
     """On the clock of ``time.monotonic``; None means that it does not."""
+    at_port: bool = False
+    """Whether a registry has it for the port, and not for all of the address."""
 
     @property
     def rank(self) -> tuple[int, str, str]:

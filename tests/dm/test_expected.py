@@ -87,3 +87,12 @@ def test_a_pinned_edge_is_required() -> None:
     assert not image.required(optional)
     pinned = msgspec.structs.replace(image, rules=(Rule(action=Action.PIN, source="a", port=443),))
     assert pinned.required(optional)
+
+
+def test_a_service_that_a_registry_names_makes_no_port_a_changing_one() -> None:
+    """Its edge stands beside those of ports, which are expected as they were."""
+    plain = launch(2121)
+    service = msgspec.structs.replace(plain.edges[0], port=ANY_PORT, service="api")
+    image = msgspec.structs.replace(plain, edges=(*plain.edges, service))
+    assert {str(key) for key in expect(image).edges} == {"a → b:2121", "a → b:api"}
+    assert not expect(image).fixed_ports

@@ -18,6 +18,7 @@ EDGES = st.builds(
     target=st.sampled_from("xyz"),
     transport=st.sampled_from(Transport),
     port=st.integers(1, 5),
+    service=st.sampled_from(("", "", "api")),
     external=st.booleans(),
     kind=st.sampled_from(Kind),
     runs=st.just(1),

@@ -128,6 +128,35 @@ def test_a_host_name_names_the_node_and_a_hint_does_not() -> None:
     assert {edge.key.target for edge in live} == {"pay.example", "198.18.9.2"}
 
 
+def registered(service: str) -> Flow:
+    """A flow whose destination a registry knows."""
+    claims = (
+        NameClaim(service, "NAME_SOURCE_CONSUL", 96, False, True),
+        NameClaim("h", "NAME_SOURCE_HOSTS_FILE", 90, False),
+    )
+    return flow()._replace(names=claims)
+
+
+def test_a_registered_service_is_itself_at_any_port() -> None:
+    """Two instances of a service at two ports are one edge, and another service of the machine is another."""
+    live = graph()
+    live.own("apps", [IPv4Address("198.18.0.2")], now_s=9.0)
+    for port, service in ((20001, "api"), (20002, "api"), (20003, "mail")):
+        live.put(key("web", "198.18.0.2", port=port), registered(service), now_s=9.0)
+    assert {str(edge.key): edge.attempts for edge in live} == {"web → apps:api": 2, "web → apps:mail": 1}
+    live.put(key("web", "198.18.0.9", port=20001), registered("outside"), now_s=9.0)
+    assert live.get(EdgeKey("web", "outside", Transport.TCP, 0, "outside")) is not None
+
+
+def test_a_service_that_is_known_only_later_takes_over_what_its_port_proved() -> None:
+    """When the registry is read after the call, the edge of the port has never been."""
+    live = graph()
+    live.put(key("web", "198.18.0.2", port=20001), flow(), now_s=9.0)
+    live.put(key("web", "198.18.0.2", port=20001), registered("api"), now_s=10.0)
+    (proved,) = (edge for edge in live if edge.seen_ok)
+    assert str(proved.key) == "web → api:api"
+
+
 def test_a_machine_does_not_depend_on_itself() -> None:
     """A flow to one's own address is no edge."""
     live = graph()

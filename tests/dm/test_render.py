@@ -56,5 +56,5 @@ def test_mermaid_names_its_nodes_by_number(graph: stack_service_pb2.GetGraphResp
     """Names appear only as quoted labels, whatever is in them."""
     lines = render.graph_mermaid(graph).splitlines()
     assert lines[0] == "flowchart LR"
-    assert "  n0 -->|5432 failing| n1" in lines
+    assert '  n0 -->|"5432 failing"| n1' in lines
     assert '  n2(["pay\'x"])' in lines

@@ -119,10 +119,11 @@ class _Catalogue:
             critical = any(check.status == "critical" for check in instance.checks)
             # A sidecar stands before its service, which is what its callers mean.
             text = service.proxy.destination_service_name if service.proxy else ""
-            name = self._register.name(text or service.service, doubt=CRITICAL if critical else 0)
             own = _Where(address=service.address or instance.node.address, port=service.port)
             for where in (own, *service.tagged_addresses.values()):
                 place = placed(where.address, where.port)
+                doubt = CRITICAL if critical else 0
+                name = self._register.name(text or service.service, place, doubt=doubt) if place else None
                 if name and place:
                     yield place, name
 

@@ -155,7 +155,7 @@ class _Prefix:
             return
         self._keys.add(key)
         instance = self._layout.read(pair.key, pair.value)
-        name = self._register.name(instance.service) if instance else None
+        name = self._register.name(instance.service, instance.place) if instance else None
         self._register.put(key, {instance.place: name} if instance and name else {})
 
     def _forget(self, pair: _Pair) -> None:

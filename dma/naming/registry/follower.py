@@ -47,6 +47,7 @@ class Follower:
         self.counters = Counters()
         self._feed = feed
         self._keep_s = keep_s
+        self._known = False
         self._cache = Cache()
         self._register = Register(feed.source, self._cache, self.counters)
         self._loop = asyncio.new_event_loop()
@@ -105,5 +106,7 @@ class Follower:
             log.warning("registry out of reach", registry=self.source.value, reason=problem)
         self.counters.failures += 1
         self.counters.problem = problem
-        if self._register.silent_s() > self._keep_s:
+        self._known = (self._known or self._register.synced) and self._register.silent_s() <= self._keep_s
+        if not self._known:
+            self.counters.unnamed += 1
             self._register.keep(())

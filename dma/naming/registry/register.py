@@ -29,10 +29,12 @@ class Register:
         self._listed: dict[str, Mapping[Place, Name]] = {}
         self._claims: dict[Place, dict[str, Name]] = {}
 
-    def name(self, text: str, *, doubt: int = 0) -> Name | None:
-        """A name of this source, by ``doubt`` less to be trusted; None for what cannot be printed as one."""
-        known = 0 < len(text) <= NAME_LIMIT and text.isprintable() and not text.isspace()
-        return Name(text, self._source, CONFIDENCE[self._source] - doubt) if known else None
+    def name(self, text: str, place: Place, *, doubt: int = 0) -> Name | None:
+        """A place's name, by ``doubt`` less to be trusted; None for what cannot be printed as one."""
+        if not (0 < len(text) <= NAME_LIMIT and text.isprintable()) or text.isspace():
+            return None
+        confidence = CONFIDENCE[self._source] - doubt
+        return Name(text, self._source, confidence, at_port=place.port is not None)
 
     def put(self, key: str, listed: Mapping[Place, Name]) -> None:
         """All that stands under a key now."""

@@ -132,6 +132,7 @@ def read_records(name: str, text: bytes) -> tuple[Record, ...]:
 
 def _places(register: Register, records: tuple[Record, ...]) -> Iterator[tuple[str, Place, Name]]:
     for record in records:
-        place, name = placed(record.ip, record.port), register.name(record.service)
+        place = placed(record.ip, record.port)
+        name = register.name(record.service, place) if place else None
         if place and name:
             yield record.service, place, name
