@@ -107,6 +107,26 @@ def graph(stack: str, form: str, peer: Peer) -> None:
 
 
 @main.command()
+@click.argument("stack")
+@click.argument("vcd", required=False, default="")
+@click.option("--all", "everything", is_flag=True, help="Also the edges that are as they should be.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@manager_option
+def explain(stack: str, vcd: str, everything: bool, as_json: bool, peer: Peer) -> None:
+    """Say why STACK is judged as it is, edge by edge; only the edges of VCD if one is named."""
+
+    async def call(channel: grpc.aio.Channel) -> stack_pb.ExplainResponse:
+        stub = stack_service_pb2_grpc.StackServiceStub(channel)
+        return await stub.Explain(stack_pb.ExplainRequest(stack=stack, vcd=vcd), timeout=CALL_S)
+
+    reply = ask(peer, call)
+    if as_json:
+        click.echo(json.dumps(MessageToDict(reply, preserving_proto_field_name=True), indent=2))
+    else:
+        click.echo(render.explanation_text(reply, everything=everything or bool(vcd)))
+
+
+@main.command()
 @click.argument("stack", required=False, default="")
 @click.option(
     "--past", default=20, show_default=True, type=click.IntRange(0), help="Past events to show first."

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from dm.edge import EdgeKey, LiveEdge
@@ -48,7 +49,10 @@ class Judged(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """Thresholds are shares, 0 to 1."""
+    """Thresholds are shares, 0 to 1; ``vcd_thresholds`` are those of VCDs that have one of their own.
+
+    ``hysteresis`` is the share of a threshold by which a deviation has to fall below it before it counts as passed.
+    """
 
     stack_threshold: float = 0.20
     vcd_threshold: float = 0.20
@@ -56,6 +60,19 @@ class Policy(NamedTuple):
     slack_s: float = 5.0
     patience_s: float = 1.0
     count_external: bool = False
+    vcd_thresholds: Mapping[str, float] = MappingProxyType({})
+    hysteresis: float = 0.10
+
+    def threshold(self, vcd: str) -> float:
+        """That of one VCD."""
+        return self.vcd_thresholds.get(vcd, self.vcd_threshold)
+
+    def exceeded(self, share: float, shares: Mapping[str, float], *, already: bool) -> bool:
+        """Whether the stack's share or that of a VCD is above its threshold; ``already``: it was until now."""
+        factor = 1 - self.hysteresis if already else 1.0
+        return share > factor * self.stack_threshold or any(
+            own > factor * self.threshold(vcd) for vcd, own in shares.items()
+        )
 
 
 class Source(NamedTuple):

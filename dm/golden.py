@@ -1,13 +1,16 @@
 """The golden image: which dependencies a good launch has, learned from one or more launches. Pure values.
 
-A document is readable, diffable JSON, described by ``dm/golden.schema.json``. Times are milliseconds after the launch
+A document is readable, diffable JSON; ``dm golden schema`` prints its schema. Times are milliseconds after the launch
 began.
 """
 
 import hashlib
+import json
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from dm.edge import EdgeKey, Transport
 from dm.rules import Action, Rule, rule_for
@@ -40,17 +43,25 @@ class GoldenEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     ``service`` that a registry names.
     """
 
-    source: str
-    target: str
+    source: Annotated[str, Meta(description="the VCD that calls")]
+    target: Annotated[str, Meta(description="the VCD that is called, or an external host's name or address")]
     transport: Transport
-    port: int
-    external: bool = False
+    port: Annotated[int, Meta(ge=0, le=65535, description="0: any port, because it differs in every launch")]
+    external: Annotated[bool, Meta(description="whether the target is outside the stack")] = False
     kind: Kind
-    runs: int
-    established_ms: tuple[int, ...]
-    refresh_ms: int | None = None
-    after: tuple[str, ...] = ()
-    service: str = ""
+    runs: Annotated[int, Meta(description="in how many of the image's launches it appeared")]
+    established_ms: Annotated[
+        tuple[int, ...],
+        Meta(description="when it first worked, in milliseconds after the launch, once for each of them"),
+    ]
+    refresh_ms: Annotated[
+        int | None,
+        Meta(description="the longest quiet time between two attempts; null without a rhythm"),
+    ] = None
+    after: Annotated[
+        tuple[str, ...], Meta(description="edges of the target that always worked before this one")
+    ] = ()
+    service: Annotated[str, Meta(description="the service that a registry named, at whatever port")] = ""
 
     @property
     def key(self) -> EdgeKey:
@@ -70,11 +81,11 @@ class GoldenEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class GoldenImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All expected dependencies of one stack, and the manifest's fingerprint for which they hold."""
 
-    format: int = FORMAT
+    format: Annotated[int, Meta(description="1, or 2 with rules, `after` and edges on any port")] = FORMAT
     stack: str
-    fingerprint: str
-    runs: int
-    smoke: bool
+    fingerprint: Annotated[str, Meta(description="digest of the manifest for which it holds")]
+    runs: Annotated[int, Meta(description="launches that it was learned from")]
+    smoke: Annotated[bool, Meta(description="whether a smoke workload ran in all of them")]
     vcds: tuple[str, ...]
     edges: tuple[GoldenEdge, ...]
     rules: tuple[Rule, ...] = ()
@@ -110,6 +121,11 @@ def encode(image: GoldenImage) -> str:
             if not optional[key]:
                 del optional[key]
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+
+
+def schema() -> str:
+    """The JSON Schema of a document."""
+    return json.dumps(msgspec.json.schema(GoldenImage), indent=2) + "\n"
 
 
 def decode(document: str) -> GoldenImage:

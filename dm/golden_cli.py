@@ -10,6 +10,7 @@ import click
 import grpc
 
 from dm.asking import CALL_S, ask, fail
+from dm.golden import schema
 from dm.options import Peer, manager_option
 from dm.v1 import golden_service_pb2 as golden_pb
 from dm.v1 import golden_service_pb2_grpc
@@ -98,6 +99,12 @@ def golden_diff(image: str, other: str, peer: Peer) -> None:
     for line in reply.lines:
         click.echo(line)
     sys.exit(1 if reply.lines else 0)
+
+
+@golden.command("schema")
+def golden_schema() -> None:
+    """Print the JSON Schema of an image."""
+    click.echo(schema(), nl=False)
 
 
 @golden.command("merge")

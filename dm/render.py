@@ -78,6 +78,23 @@ def graph_mermaid(graph: stack_service_pb2.GetGraphResponse) -> str:
     return "\n".join(lines)
 
 
+def explanation_text(reply: stack_service_pb2.ExplainResponse, *, everything: bool) -> str:
+    """Why a stack is judged as it is; of the edges those that are not ok, or all."""
+    lines = [verdict(reply.verdict), *(f"  {sentence}" for sentence in reply.sentences)]
+    quiet = 0
+    for edge in reply.edges:
+        if edge.state == stack_pb2.EDGE_STATE_OK and not everything:
+            quiet += 1
+            continue
+        lines.append(f"{edge.edge}: {state(edge.state)}{', counts' if edge.counts else ''}")
+        lines += [f"  {sentence}" for sentence in edge.sentences]
+    if quiet:
+        lines.append(f"{quiet} more edges are as they should be (--all shows them)")
+    lines.append("what can be set in the manifest:")
+    lines += [f"  {knob.name} = {knob.value}  ({knob.meaning})" for knob in reply.knobs]
+    return "\n".join(lines)
+
+
 def status_text(status: stack_pb2.Status) -> str:
     """A status for a person."""
     lines = [f"{status.stack}: {verdict(status.verdict)}"]

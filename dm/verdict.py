@@ -76,9 +76,7 @@ class Judge:
         self._fault_s = since_s if self._fault_s is None else min(self._fault_s, since_s)
         finding = blame(found, facts(view, found, now_s=now_s))
         policy = view.policy
-        over = share > policy.stack_threshold or any(
-            value > policy.vcd_threshold for value in shares.values()
-        )
+        over = policy.exceeded(share, shares, already=self._over_since_s is not None)
         self._over_since_s = (self._over_since_s or now_s) if over else None
         # Each culprit has a window of its own: another one found in the meantime is confirmed anew.
         culprits = [suspect.name for suspect in finding.culprits] if over else []

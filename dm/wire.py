@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dm.deviation import EdgeState, Judged, Policy
 from dm.edge import Address, Backend, EdgeKey, Failure, Flow, FlowKey, LiveEdge, NameClaim, Transport
+from dm.explain import Explanation
 from dm.golden import GoldenImage
 from dm.learning import unseen_share
 from dm.rollback import Limits, Mode, Operation, Outcome, Phase
 from dm.rules import ANY, Action, Rule
 from dm.stack import Spec
 from dm.store.sqlite import Event
-from dm.v1 import agent_pb2, flow_pb2, golden_service_pb2, rollback_service_pb2, stack_pb2
+from dm.v1 import agent_pb2, flow_pb2, golden_service_pb2, rollback_service_pb2, stack_pb2, stack_service_pb2
 from dm.vcd import Power
 from dm.verdict import Judgement, Verdict
 
@@ -169,6 +170,8 @@ def spec(message: stack_pb2.StackSpec, *, now_s: float) -> tuple[Spec, Limits]:
         confirm_s=judge.confirm_ms / 1000,
         slack_s=judge.launch_slack_ms / 1000,
         count_external=judge.count_external,
+        vcd_thresholds=dict(judge.vcd_thresholds),
+        hysteresis=judge.hysteresis,
     )
     limits = Limits(
         mode=_MODES[rollback.mode],
@@ -266,6 +269,22 @@ def edge_message(
         if live.first_established_s is not None:
             message.established_after_ms = max(0, round((live.first_established_s - launch_s) * 1000))
     return message
+
+
+def explanation(explained: Explanation) -> stack_service_pb2.ExplainResponse:
+    """Why a stack is judged as it is, for the wire."""
+    edges = (
+        stack_service_pb2.EdgeExplanation(
+            edge=str(edge.key), state=_STATES[edge.state], counts=edge.counts, sentences=edge.sentences
+        )
+        for edge in explained.edges
+    )
+    return stack_service_pb2.ExplainResponse(
+        verdict=_VERDICTS[explained.verdict],
+        sentences=explained.sentences,
+        edges=edges,
+        knobs=(stack_service_pb2.Knob(**knob._asdict()) for knob in explained.knobs),
+    )
 
 
 def golden_summary(image: GoldenImage, *, created_ms: int, current: bool) -> golden_service_pb2.GoldenSummary:

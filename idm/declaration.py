@@ -73,6 +73,8 @@ def _judge(judge: Judge) -> JudgePolicy:
         confirm_ms=round(judge.confirm_s * 1000),
         launch_slack_ms=round(judge.launch_slack_s * 1000),
         count_external=judge.count_external,
+        vcd_thresholds=judge.vcd_thresholds,
+        hysteresis=judge.hysteresis,
     )
 
 

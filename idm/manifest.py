@@ -133,10 +133,16 @@ class Manager(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judge(msgspec.Struct, frozen=True, kw_only=True):
-    """Thresholds are shares of the golden edges (0 to 1); times in seconds."""
+    """Thresholds are shares of the golden edges (0 to 1); times in seconds.
+
+    ``vcd_thresholds`` are those of single VCDs. A deviation is over once it has fallen below its threshold by
+    ``hysteresis``, a share of it.
+    """
 
     stack_threshold: Share = 0.20
     vcd_threshold: Share = 0.20
+    vcd_thresholds: dict[str, Share] = {}
+    hysteresis: Share = 0.10
     confirm_s: Seconds = 3.0
     launch_slack_s: Pause = 5.0
     count_external: bool = False
@@ -321,6 +327,8 @@ def _check_references(manifest: Manifest) -> None:
             _check_vcd(needed, manifest, place=f"vcd.{name}.after")
     if manifest.manager.vcd:
         _check_vcd(manifest.manager.vcd, manifest, place="manager.vcd")
+    for name in manifest.judge.vcd_thresholds:
+        _check_vcd(name, manifest, place="judge.vcd_thresholds")
     if manifest.smoke is not None:
         _check_vcd(manifest.smoke.vcd, manifest, place="smoke.vcd")
 

@@ -106,6 +106,7 @@ RIGHTS: Mapping[str, Right] = {
     "/dm.v1.StackService/RemoveStack": Right(_DEPLOYER, _named),
     "/dm.v1.StackService/ListStacks": Right(_READERS, lambda _request, _manager: (), sift=_keep),
     "/dm.v1.StackService/GetStatus": Right(_READERS, _named),
+    "/dm.v1.StackService/Explain": Right(_READERS, _named),
     "/dm.v1.StackService/GetGraph": Right(_READERS, _named),
     "/dm.v1.StackService/WatchStatus": Right(_READERS, _named),
     "/dm.v1.StackService/WatchEvents": Right(_READERS, _named, narrow=_choose),

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 
 from dm import wire
+from dm.explain import explain
 from dm.manager import Guarded, Manager
 from dm.service import Context
 from dm.stack import Stack
@@ -52,6 +53,17 @@ class StackService(stack_service_pb2_grpc.StackServiceServicer):
         """One stack."""
         status = self._manager.status(self._manager.stack(request.stack))
         return stack_service_pb2.GetStatusResponse(status=status)
+
+    async def Explain(
+        self, request: stack_service_pb2.ExplainRequest, context: Context
+    ) -> stack_service_pb2.ExplainResponse:
+        """Why the stack is judged as it is."""
+        guarded = self._manager.stack(request.stack)
+        vcd = wire.text(request.vcd)
+        if vcd and vcd not in guarded.stack.vcds:
+            known = ", ".join(sorted(guarded.stack.vcds))
+            raise wire.WireError(f"the stack {request.stack} has no VCD {vcd!r}: choose from {known}")
+        return wire.explanation(explain(guarded.stack, self._manager.evaluate(guarded), about=vcd))
 
     async def GetGraph(
         self, request: stack_service_pb2.GetGraphRequest, context: Context

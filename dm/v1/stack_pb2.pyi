@@ -170,11 +170,33 @@ class JudgePolicy(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class VcdThresholdsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STACK_THRESHOLD_FIELD_NUMBER: _builtins.int
     VCD_THRESHOLD_FIELD_NUMBER: _builtins.int
     CONFIRM_MS_FIELD_NUMBER: _builtins.int
     LAUNCH_SLACK_MS_FIELD_NUMBER: _builtins.int
     COUNT_EXTERNAL_FIELD_NUMBER: _builtins.int
+    VCD_THRESHOLDS_FIELD_NUMBER: _builtins.int
+    HYSTERESIS_FIELD_NUMBER: _builtins.int
     stack_threshold: _builtins.float
     """The stack's deviation above which it has failed, 0 to 1."""
     vcd_threshold: _builtins.float
@@ -185,6 +207,12 @@ class JudgePolicy(_message.Message):
     """Added to every learned deadline, in milliseconds."""
     count_external: _builtins.bool
     """Whether unexpected edges to the outside count."""
+    hysteresis: _builtins.float
+    """Share of a threshold by which a deviation has to fall below it before it counts as passed, 0 to 1."""
+    @_builtins.property
+    def vcd_thresholds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Thresholds of single VCDs, by name, 0 to 1; of all others it is vcd_threshold."""
+
     def __init__(
         self,
         *,
@@ -193,10 +221,12 @@ class JudgePolicy(_message.Message):
         confirm_ms: _builtins.int = ...,
         launch_slack_ms: _builtins.int = ...,
         count_external: _builtins.bool = ...,
+        vcd_thresholds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        hysteresis: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_ms", b"confirm_ms", "count_external", b"count_external", "launch_slack_ms", b"launch_slack_ms", "stack_threshold", b"stack_threshold", "vcd_threshold", b"vcd_threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_ms", b"confirm_ms", "count_external", b"count_external", "hysteresis", b"hysteresis", "launch_slack_ms", b"launch_slack_ms", "stack_threshold", b"stack_threshold", "vcd_threshold", b"vcd_threshold", "vcd_thresholds", b"vcd_thresholds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

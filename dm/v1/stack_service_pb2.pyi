@@ -374,3 +374,135 @@ class WatchEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
 
 Global___WatchEventsResponse: _TypeAlias = WatchEventsResponse  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    """Asks why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STACK_FIELD_NUMBER: _builtins.int
+    VCD_FIELD_NUMBER: _builtins.int
+    stack: _builtins.str
+    """The stack."""
+    vcd: _builtins.str
+    """Only the edges of this VCD; empty means all."""
+    def __init__(
+        self,
+        *,
+        stack: _builtins.str = ...,
+        vcd: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stack", b"stack", "vcd", b"vcd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class EdgeExplanation(_message.Message):
+    """One edge, explained."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EDGE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    SENTENCES_FIELD_NUMBER: _builtins.int
+    edge: _builtins.str
+    """The edge, as text."""
+    state: _stack_pb2.EdgeState.ValueType
+    """Its state."""
+    counts: _builtins.bool
+    """Whether it counts in the deviation."""
+    @_builtins.property
+    def sentences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why, sentence by sentence."""
+
+    def __init__(
+        self,
+        *,
+        edge: _builtins.str = ...,
+        state: _stack_pb2.EdgeState.ValueType = ...,
+        counts: _builtins.bool = ...,
+        sentences: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "edge", b"edge", "sentences", b"sentences", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EdgeExplanation: _TypeAlias = EdgeExplanation  # noqa: Y015
+
+@_typing.final
+class Knob(_message.Message):
+    """A setting of the manifest that the verdict depends on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    MEANING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its place in the manifest."""
+    value: _builtins.str
+    """Its value."""
+    meaning: _builtins.str
+    """What it does."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+        meaning: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meaning", b"meaning", "name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Knob: _TypeAlias = Knob  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    """The verdict, explained."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    SENTENCES_FIELD_NUMBER: _builtins.int
+    EDGES_FIELD_NUMBER: _builtins.int
+    KNOBS_FIELD_NUMBER: _builtins.int
+    verdict: _stack_pb2.Verdict.ValueType
+    """The verdict."""
+    @_builtins.property
+    def sentences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why, sentence by sentence."""
+
+    @_builtins.property
+    def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeExplanation]:
+        """The edges that are judged."""
+
+    @_builtins.property
+    def knobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Knob]:
+        """What can be set."""
+
+    def __init__(
+        self,
+        *,
+        verdict: _stack_pb2.Verdict.ValueType = ...,
+        sentences: _abc.Iterable[_builtins.str] | None = ...,
+        edges: _abc.Iterable[Global___EdgeExplanation] | None = ...,
+        knobs: _abc.Iterable[Global___Knob] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "knobs", b"knobs", "sentences", b"sentences", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015

@@ -60,6 +60,11 @@ class StackServiceStub:
                 request_serializer=dm_dot_v1_dot_stack__service__pb2.GetGraphRequest.SerializeToString,
                 response_deserializer=dm_dot_v1_dot_stack__service__pb2.GetGraphResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/dm.v1.StackService/Explain',
+                request_serializer=dm_dot_v1_dot_stack__service__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=dm_dot_v1_dot_stack__service__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.WatchStatus = channel.unary_stream(
                 '/dm.v1.StackService/WatchStatus',
                 request_serializer=dm_dot_v1_dot_stack__service__pb2.WatchStatusRequest.SerializeToString,
@@ -111,6 +116,13 @@ class StackServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Why the stack is judged as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchStatus(self, request, context):
         """The status at once, and again whenever it changes.
         """
@@ -152,6 +164,11 @@ def add_StackServiceServicer_to_server(servicer, server):
                     servicer.GetGraph,
                     request_deserializer=dm_dot_v1_dot_stack__service__pb2.GetGraphRequest.FromString,
                     response_serializer=dm_dot_v1_dot_stack__service__pb2.GetGraphResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=dm_dot_v1_dot_stack__service__pb2.ExplainRequest.FromString,
+                    response_serializer=dm_dot_v1_dot_stack__service__pb2.ExplainResponse.SerializeToString,
             ),
             'WatchStatus': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchStatus,
@@ -300,6 +317,33 @@ class StackService:
             '/dm.v1.StackService/GetGraph',
             dm_dot_v1_dot_stack__service__pb2.GetGraphRequest.SerializeToString,
             dm_dot_v1_dot_stack__service__pb2.GetGraphResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dm.v1.StackService/Explain',
+            dm_dot_v1_dot_stack__service__pb2.ExplainRequest.SerializeToString,
+            dm_dot_v1_dot_stack__service__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,8 @@ class StackServiceStub:
     """One stack, judged now."""
     GetGraph: _grpc.UnaryUnaryMultiCallable[_stack_service_pb2.GetGraphRequest, _stack_service_pb2.GetGraphResponse]
     """The live graph held against the golden image."""
+    Explain: _grpc.UnaryUnaryMultiCallable[_stack_service_pb2.ExplainRequest, _stack_service_pb2.ExplainResponse]
+    """Why the stack is judged as it is."""
     WatchStatus: _grpc.UnaryStreamMultiCallable[_stack_service_pb2.WatchStatusRequest, _stack_service_pb2.WatchStatusResponse]
     """The status at once, and again whenever it changes."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_stack_service_pb2.WatchEventsRequest, _stack_service_pb2.WatchEventsResponse]
@@ -63,6 +65,8 @@ class StackServiceAsyncStub(StackServiceStub):
     """One stack, judged now."""
     GetGraph: _aio.UnaryUnaryMultiCallable[_stack_service_pb2.GetGraphRequest, _stack_service_pb2.GetGraphResponse]  # type: ignore[assignment]
     """The live graph held against the golden image."""
+    Explain: _aio.UnaryUnaryMultiCallable[_stack_service_pb2.ExplainRequest, _stack_service_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Why the stack is judged as it is."""
     WatchStatus: _aio.UnaryStreamMultiCallable[_stack_service_pb2.WatchStatusRequest, _stack_service_pb2.WatchStatusResponse]  # type: ignore[assignment]
     """The status at once, and again whenever it changes."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_stack_service_pb2.WatchEventsRequest, _stack_service_pb2.WatchEventsResponse]  # type: ignore[assignment]
@@ -110,6 +114,14 @@ class StackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_stack_service_pb2.GetGraphResponse, _abc.Awaitable[_stack_service_pb2.GetGraphResponse]]:
         """The live graph held against the golden image."""
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _stack_service_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_stack_service_pb2.ExplainResponse, _abc.Awaitable[_stack_service_pb2.ExplainResponse]]:
+        """Why the stack is judged as it is."""
 
     @_abc_1.abstractmethod
     def WatchStatus(

@@ -136,3 +136,9 @@ def test_events_and_status_of_nothing(manager: str) -> None:
     assert dm("events", dm_target=manager).stdout == ""
     assert dm("status", dm_target=manager).stdout == "no stack is deployed\n"
     assert json.loads(dm("status", "--json", dm_target=manager).stdout) == []
+
+
+def test_the_schema_is_printed_without_a_manager() -> None:
+    """`dm golden schema` asks nobody."""
+    printed = dm("golden", "schema")
+    assert json.loads(printed.stdout)["$ref"] == "#/$defs/GoldenImage"

@@ -1,14 +1,16 @@
 """Golden images."""
 
 import hashlib
+import json
 
+import jsonschema
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dm.edge import Transport
-from dm.golden import GoldenEdge, GoldenError, GoldenImage, Kind, decode, encode
+from dm.golden import GoldenEdge, GoldenError, GoldenImage, Kind, decode, encode, schema
 from dm.learning import diff, merge, unseen_share
 from dm.rules import Action, Rule, joined
 
@@ -51,6 +53,12 @@ def test_a_document_reads_back_as_it_was(image: GoldenImage) -> None:
     """Export and import lose nothing, and the identifier stays."""
     assert decode(encode(image)) == image
     assert decode(encode(image)).id == image.id
+
+
+@given(IMAGES)
+def test_a_document_follows_its_schema(image: GoldenImage) -> None:
+    """What `dm golden schema` prints describes every document."""
+    jsonschema.validate(json.loads(encode(image)), json.loads(schema()))
 
 
 @given(IMAGES, IMAGES)

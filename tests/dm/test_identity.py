@@ -59,6 +59,7 @@ TABLE: dict[str, tuple[str, Ask]] = {
     "RemoveStack": ("deployer", lambda stack: stacks.RemoveStackRequest(stack=stack)),
     "ListStacks": ("deployer operator", lambda _: stacks.ListStacksRequest()),
     "GetStatus": ("deployer operator", lambda stack: stacks.GetStatusRequest(stack=stack)),
+    "Explain": ("deployer operator", lambda stack: stacks.ExplainRequest(stack=stack)),
     "GetGraph": ("deployer operator", lambda stack: stacks.GetGraphRequest(stack=stack)),
     "WatchStatus": ("deployer operator", lambda stack: stacks.WatchStatusRequest(stack=stack)),
     "WatchEvents": ("deployer operator", lambda stack: stacks.WatchEventsRequest(stack=stack, past=1)),
