@@ -1,5 +1,6 @@
 """One stack as the manager knows it: what its agents and its deployer said, judged. Pure: the clock is passed in."""
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ class Stack:
     def __init__(self, spec: Spec, *, generations: Mapping[str, int], now_s: float) -> None:
         self.vcds: dict[str, VcdState] = {}
         self._doubtful: dict[str, VcdState] = {}
-        self._by_hearing: dict[str, VcdState] = {}
+        self._by_hearing: OrderedDict[str, VcdState] = OrderedDict()
         self._touched: set[EdgeKey] = set()
         self.graph = LiveGraph(changed=self._note)
         self.deviation: Deviation | None = None
@@ -123,8 +124,8 @@ class Stack:
         """An agent has nothing new, but it is there."""
         vcd.last_heard_s = now_s
         # The one not heard for longest stands first.
-        self._by_hearing.pop(vcd.name, None)
         self._by_hearing[vcd.name] = vcd
+        self._by_hearing.move_to_end(vcd.name)
         if vcd.connected and vcd.seen_since_s is None and vcd.pending_table is None:
             self._see(vcd, now_s, now_s)
 
