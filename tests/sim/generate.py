@@ -89,7 +89,7 @@ def _call_down(draft: Draft, tiers: list[list[str]]) -> None:
         for target in tier:
             draft.call(draft.choose.choice(above), target, eager=above is tiers[0])
         for source in above:
-            for target in draft.choose.choices(tier, weights, k=draft.choose.randint(0, 3)):
+            for target in draft.choose.choices(tier, weights, k=draft.choose.randint(above is tiers[0], 4)):
                 draft.call(source, target, eager=above is tiers[0] or draft.chance(0.1))
 
 
@@ -121,10 +121,11 @@ def _keep_state(draft: Draft, inner: list[str], *, count: int) -> None:
 
 
 def _circles(draft: Draft, tiers: list[list[str]]) -> None:
-    """A few services call back on one that stands above them, or on one beside them."""
-    inner = [name for tier in tiers[2:] for name in tier]
-    for _ in range(max(1, len(inner) // 8)):
-        draft.call(draft.choose.choice(inner), draft.choose.choice(inner))
+    """A few services call back on one that calls them."""
+    inner = {name for tier in tiers[2:] for name in tier}
+    down = [edge for edge in draft.edges if edge.source in inner and edge.target in inner]
+    for edge in draft.choose.sample(down, min(len(down), max(1, len(inner) // 12))):
+        draft.call(edge.target, edge.source)
 
 
 @click.command()
