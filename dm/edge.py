@@ -9,6 +9,8 @@ from typing import NamedTuple, Self
 Address = IPv4Address | IPv6Address
 
 _GAPS_KEPT = 32
+_CALM_PROVES = 3
+_CALM_S = 3.0
 
 
 class Transport(StrEnum):
@@ -31,6 +33,9 @@ class Failure(StrEnum):
 ANY_PORT = 0
 """Stands for the ports of a dependency whose ports differ from launch to launch."""
 
+Door = tuple[Transport, int]
+"""Where a machine takes calls: a transport and a port."""
+
 
 class EdgeKey(NamedTuple):
     """An edge's identity: names, never addresses, so that a stack with other addresses has the same edges."""
@@ -47,6 +52,11 @@ class EdgeKey(NamedTuple):
         """The target and what is called there, for a person."""
         port = "*" if self.port == ANY_PORT else self.port
         return f"{self.target}:{self.service or port}"
+
+    @property
+    def door(self) -> Door:
+        """Where its target is called."""
+        return self.transport, self.port
 
     def __str__(self) -> str:
         suffix = "/udp" if self.transport is Transport.UDP else ""
@@ -125,7 +135,7 @@ class LiveEdge:
     """All flows between two nodes on one port, and what is remembered of flows that are gone."""
 
     __slots__ = (
-        "attempts", "established", "failed", "failing_since_s", "failures_since_ok", "first_established_s",
+        "attempts", "calm", "established", "failed", "failing_since_s", "failures_since_ok", "first_established_s",
         "first_seen_s", "flows", "gaps", "key", "kinds", "last_attempt_s", "last_established_s", "last_failure_s",
         "last_open_s", "longest_closed_s",
         "oldest_pending_s", "open", "pending",
@@ -135,6 +145,7 @@ class LiveEdge:
         self.key = key
         self.flows: dict[FlowKey, Flow] = {}
         self.attempts = self.established = self.failed = self.open = self.pending = 0
+        self.calm = 0
         self.kinds: set[Failure] = set()
         self.failures_since_ok = 0
         self.failing_since_s: float | None = None
@@ -182,7 +193,9 @@ class LiveEdge:
         for kind, count in earlier.failures.items() if earlier else ():
             failures[kind] = failures.get(kind, 0) - count
         self._note_attempt(flow)
-        self._note_outcome(flow, established, failures)
+        failed = sum(failures.values())
+        succeeded = established > 0 if self.answers else self._is_calm(flow, earlier, failed)
+        self._note_outcome(flow, failures, succeeded=succeeded)
         self._total()
 
     def drop(self, flow_key: FlowKey, *, now_s: float) -> None:
@@ -216,18 +229,25 @@ class LiveEdge:
             self.gaps.append(flow.last_attempt_s - self.last_attempt_s)
             self.last_attempt_s = flow.last_attempt_s
 
-    def _note_outcome(self, flow: Flow, established: int, failures: Mapping[Failure, int]) -> None:
+    def _is_calm(self, flow: Flow, earlier: Flow | None, failed: int) -> bool:
+        """No answer tells that a datagram arrived; no error ever, or several in a row without one, have to do."""
+        if earlier is None and flow.last_failure_s is not None:
+            # What a new manager hears first: how many went out since the error it can only guess.
+            return flow.last_attempt_s - flow.last_failure_s >= _CALM_S
+        self.calm = 0 if failed > 0 else self.calm + flow.attempts - (earlier.attempts if earlier else 0)
+        return failed == 0 and (self.failures_since_ok == 0 or self.calm >= _CALM_PROVES)
+
+    def _note_outcome(self, flow: Flow, failures: Mapping[Failure, int], *, succeeded: bool) -> None:
         last_ok = flow.last_established_s if self.answers else flow.last_attempt_s
         if last_ok is None and flow.open:
             last_ok = flow.first_seen_s
-        worked = (established > 0 or flow.open > 0 or not self.answers) and last_ok is not None
-        if worked and last_ok is not None:
+        if (succeeded or flow.open > 0) and last_ok is not None:
             if self.first_established_s is None:
                 self.first_established_s = last_ok
             self.last_established_s = max(last_ok, self.last_established_s or last_ok)
         if flow.last_failure_s is not None:
             self.last_failure_s = max(flow.last_failure_s, self.last_failure_s or flow.last_failure_s)
-        if established > 0 and (self.last_failure_s or 0.0) <= (self.last_established_s or 0.0):
+        if succeeded and (self.last_failure_s or 0.0) <= (self.last_established_s or 0.0):
             self.forgive()
         elif (failed := sum(failures.values())) > 0:
             self.failures_since_ok += failed

@@ -205,6 +205,22 @@ def test_how_it_failed_before_a_success_says_nothing_of_how_it_fails_now() -> No
     assert edge.failures_since_ok == 1
 
 
+def test_datagrams_without_an_error_end_a_failure() -> None:
+    """No answer tells that a datagram arrived: an error is over when several went out without another."""
+    edge = LiveEdge(EdgeKey("a", "b", Transport.UDP, 53))
+    one = key("a", "198.18.0.2")
+    edge.put(one, flow(attempts=1, established=0, refused=1, at_s=1.0), now_s=1.0)
+    assert not edge.seen_ok
+    for attempts in (2, 3):
+        edge.put(one, flow(attempts=attempts, established=0, refused=1, at_s=attempts), now_s=attempts)
+        assert edge.failing(attempts, patience_s=1.0)
+    edge.put(
+        one, flow(attempts=4, established=0, refused=1, at_s=4.0)._replace(last_failure_s=1.0), now_s=4.0
+    )
+    assert not edge.failing(4.0, patience_s=1.0)
+    assert edge.seen_ok
+
+
 def test_an_attempt_that_waits_too_long_fails() -> None:
     """A SYN without an answer is a failure long before the kernel gives up."""
     edge = LiveEdge(EdgeKey("a", "b", Transport.TCP, 80))
