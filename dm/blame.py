@@ -30,7 +30,8 @@ CONFIDENT = 0.25
 class Symptom(NamedTuple):
     """A deviating golden edge with what is known beside its state.
 
-    ``uncalled``: its source calls nobody, and none of those that should call on the source does.
+    ``uncalled``: its source calls nobody, and none of those that should call on the source does; ``attempted``: calls
+    failed, it is not merely known that they would; ``deaf``: its target listens no longer where it did.
     """
 
     key: EdgeKey
@@ -39,6 +40,8 @@ class Symptom(NamedTuple):
     since_s: float
     pending: bool
     uncalled: bool
+    attempted: bool
+    deaf: bool
 
 
 class Facts(NamedTuple):
@@ -165,6 +168,9 @@ def _speak_failing(symptom: Symptom, facts: Facts) -> Speaks:
     key, since_s = symptom.key, symptom.since_s
     caller, target = key.source, key.target
     fails = f"{key}: {symptom.judged.reason}"
+    if symptom.deaf:
+        deaf = f"{target} no longer listens on {key.port}, where {caller} calls it"
+        return {target: (0.95, deaf), caller: (0.05, fails)}
     if others := facts.contacts.reached_by(key, since_s=since_s):
         reached = f"{caller} cannot reach {key.called}, but {', '.join(others)} can"
         return {caller: (0.9, reached), target: (0.1, fails)}
@@ -203,7 +209,8 @@ def _explain_away(symptoms: Sequence[Symptom], speaks: dict[EdgeKey, Speaks], fa
     for symptom in symptoms:
         key = symptom.key
         clear = speaks[key].get(key.target, (0.0, ""))[0] >= CLEAR
-        if clear and (symptom.judged.state is EdgeState.FAILING or key.target in facts.down):
+        fails = symptom.judged.state is EdgeState.FAILING and symptom.attempted
+        if clear and (fails or key.target in facts.down):
             needs.add_edge(key.source, key.target)
     needs.add_edges_from((key.source, key.target) for key in facts.excused)
     roots = _roots(needs)

@@ -13,13 +13,16 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
-from dm.edge import EdgeKey, LiveEdge
+from dm.edge import Door, EdgeKey, LiveEdge
 from dm.expected import expect
 from dm.golden import GoldenEdge, GoldenImage, Kind
 from dm.graph import LiveGraph
 from dm.rules import Action
 
 UNEXPECTED_KEPT_S = 30.0
+LOOK_S = 0.25
+QUIET_AT_LEAST_S = 1.0
+"""An agent may take as long to report that an edge is in use."""
 
 Role = tuple[str, str, int, str]
 
@@ -74,12 +77,21 @@ class Policy(NamedTuple):
             own > factor * self.threshold(vcd) for vcd, own in shares.items()
         )
 
+    @property
+    def quiet_s(self) -> float:
+        """How much longer than its rhythm an edge may be quiet; its confirmation and two looks make it ``slack_s``."""
+        return max(QUIET_AT_LEAST_S, self.slack_s - self.confirm_s - 2 * LOOK_S)
+
 
 class Source(NamedTuple):
-    """What is known of a VCD: when it started, and since when its agent sees everything (None: it does not)."""
+    """What is known of a VCD: when it started, and since when its agent sees everything (None: it does not).
+
+    ``deaf`` is where it listened since it started and does no longer.
+    """
 
     started_s: float
     seen_since_s: float | None
+    deaf: frozenset[Door] = frozenset()
 
 
 class Deviation:
@@ -238,11 +250,23 @@ class Deviation:
                 self._early[golden.key] = None
                 return EdgeState.WAITING, f"attempts fail, but it is due only {_in(due_s - now_s)}", due_s
             return EdgeState.FAILING, failure_sentence(live, now_s), None
+        if (live is None or live.open == 0) and self._is_deaf(golden, sources):
+            return EdgeState.FAILING, f"{golden.target} no longer listens there", None
         stuck_s = None
         if live is not None and live.oldest_pending_s is not None:
             stuck_s = live.oldest_pending_s + self.policy.patience_s
         state, reason, next_s = self._judge_quiet(golden, live, sources[golden.source], due_s, now_s)
         return state, reason, min((at for at in (next_s, stuck_s) if at is not None), default=None)
+
+    def _is_deaf(self, golden: GoldenEdge, sources: Mapping[str, Source]) -> bool:
+        """Whether the target listens no longer, though nobody may have called since; only traffic's ports may close."""
+        target = sources.get(golden.target)
+        return (
+            target is not None
+            and target.seen_since_s is not None
+            and golden.key.door in target.deaf
+            and self.has_to_be(golden.key)
+        )
 
     def _due_s(self, golden: GoldenEdge, live: LiveEdge | None, sources: Mapping[str, Source]) -> float:
         """When the edge has to be there: counted from the later start of its two ends, unless it has worked since."""
@@ -272,7 +296,7 @@ class Deviation:
         active_s = max(due_s if seen_ok else 0.0, source.seen_since_s)
         if live is not None:
             active_s = max(active_s, live.active_s() or 0.0)
-        gone_s = active_s + golden.rhythm_s(self.policy.slack_s) if seen_ok or active_s > due_s else due_s
+        gone_s = active_s + golden.rhythm_s(self.policy.quiet_s) if seen_ok or active_s > due_s else due_s
         if now_s < gone_s:
             return (
                 settled,

@@ -29,10 +29,8 @@ class View(NamedTuple):
 
 def symptoms(view: View) -> tuple[Symptom, ...]:
     """The golden edges that deviate, each with what is known beside its state."""
-    called: dict[str, bool] = {}
-    return tuple(
-        _symptom(view, key, judged, called) for key, judged in sorted(view.deviation.wrong().items())
-    )
+    calls = _Calls(view.deviation)
+    return tuple(_symptom(view, key, judged, calls) for key, judged in sorted(view.deviation.wrong().items()))
 
 
 def facts(view: View, about: Iterable[Symptom], *, now_s: float) -> Facts:
@@ -50,36 +48,51 @@ def facts(view: View, about: Iterable[Symptom], *, now_s: float) -> Facts:
     )
 
 
-def _symptom(view: View, key: EdgeKey, judged: Judged, called: dict[str, bool]) -> Symptom:
+def _symptom(view: View, key: EdgeKey, judged: Judged, calls: "_Calls") -> Symptom:
     live = view.graph.get(key)
-    kinds = frozenset(live.kinds) if live is not None else frozenset()
-    pending = live is not None and live.oldest_pending_s is not None and live.failures_since_ok == 0
+    attempted = live is not None and live.failing(math.inf, patience_s=view.policy.patience_s)
     since_s = judged.since_s
     if live is not None and judged.state is EdgeState.FAILING:
         since_s = min(since_s, live.failing_since_s or live.oldest_pending_s or since_s)
-    if judged.state is EdgeState.MISSING and key.source not in called:
-        called[key.source] = _is_called(view.deviation, key.source, set())
-    uncalled = judged.state is EdgeState.MISSING and not called[key.source]
-    return Symptom(key, judged, kinds, max(since_s, view.launch_s), pending, uncalled)
+    target = view.vcds.get(key.target)
+    return Symptom(
+        key,
+        judged,
+        kinds=frozenset(live.kinds) if live is not None else frozenset(),
+        since_s=max(since_s, view.launch_s),
+        pending=live is not None and live.oldest_pending_s is not None and live.failures_since_ok == 0,
+        uncalled=judged.state is EdgeState.MISSING and not calls.reach(key.source),
+        attempted=attempted,
+        deaf=target is not None and target.seen_since_s is not None and key.door in target.source.deaf,
+    )
 
 
-def _is_called(deviation: Deviation, name: str, seen: set[str]) -> bool:
-    """Whether anybody that should call on a node does, as far as can be seen.
+class _Calls:
+    """Whether anybody calls on a node that should be called on, as far as can be seen."""
 
-    A connection that is merely held open says nothing of calls: then its caller has to be called on itself.
-    """
-    callers = deviation.inbound(name)
-    if not callers:
-        return True
-    seen.add(name)
-    judged = deviation.judged()
-    for key in callers:
-        if judged[key].state is EdgeState.OK and (
-            deviation.golden[key].kind is not Kind.HELD
-            or (key.source not in seen and _is_called(deviation, key.source, seen))
-        ):
+    def __init__(self, deviation: Deviation) -> None:
+        self._deviation = deviation
+        self._idle = {key.source for key, one in deviation.wrong().items() if one.state is EdgeState.MISSING}
+        self._known: dict[str, bool] = {}
+
+    def reach(self, name: str) -> bool:
+        """Nobody has to call on a node without callers."""
+        if name not in self._known:
+            self._known[name] = self._reach(name, set())
+        return self._known[name]
+
+    def _reach(self, name: str, seen: set[str]) -> bool:
+        callers = self._deviation.inbound(name)
+        seen.add(name)
+        return not callers or any(self._calls(key, seen) for key in callers)
+
+    def _calls(self, key: EdgeKey, seen: set[str]) -> bool:
+        """A connection that is merely held open says nothing: then its caller is called on itself, and not idle."""
+        if self._deviation.judged()[key].state is not EdgeState.OK:
+            return False
+        if self._deviation.golden[key].kind is not Kind.HELD:
             return True
-    return False
+        return key.source not in self._idle and key.source not in seen and self._reach(key.source, seen)
 
 
 def _contact(edge: LiveEdge, now_s: float, policy: Policy) -> Contact:

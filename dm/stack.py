@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from dm.deviation import Deviation, EdgeState, Policy, Source
-from dm.edge import Address, EdgeKey, Flow, FlowKey, LiveEdge
+from dm.edge import Address, Door, EdgeKey, Flow, FlowKey, LiveEdge
 from dm.evidence import View
 from dm.golden import GoldenError, GoldenImage
 from dm.graph import LiveGraph
@@ -86,11 +86,15 @@ class Stack:
         self._see(vcd, None, now_s)
         self.heard(vcd, now_s=now_s)
 
-    def presence(self, vcd: VcdState, addresses: Sequence[Address], *, now_s: float) -> None:
-        """An agent said which addresses its machine has."""
+    def presence(
+        self, vcd: VcdState, addresses: Sequence[Address], listeners: frozenset[Door], *, now_s: float
+    ) -> None:
+        """An agent said which addresses its machine has and where it listens; without any it could not look."""
         self.heard(vcd, now_s=now_s)
         if addresses:
             self.graph.own(vcd.name, addresses, now_s=now_s)
+            if vcd.listen(listeners):
+                self._changed(vcd)
         self._judge_touched(now_s)
 
     def edges(
@@ -261,8 +265,11 @@ class Stack:
     def _see(self, vcd: VcdState, since_s: float | None, now_s: float) -> None:
         """Whether a VCD is seen changes what its edges mean."""
         vcd.seen_since_s = since_s
+        self._changed(vcd)
+        self._judge_touched(now_s)
+
+    def _changed(self, vcd: VcdState) -> None:
         self._sources[vcd.name] = vcd.source
         self._note_vcd(vcd)
         if self.deviation is not None:
             self._touched.update(self.deviation.touching(vcd.name))
-        self._judge_touched(now_s)

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from dm.deviation import Source
-from dm.edge import FlowKey
+from dm.edge import Door, FlowKey
 
 SILENT_AFTER_S = 5.0
 LOSS_REMEMBERED_S = 30.0
 RESTART_WINDOW_S = 60.0
 RESTARTS_FORGIVEN = 2
+DOORS_KEPT = 1024
 LOSSES_TOLERATED = {
     "LOSS_REASON_MAP_FULL": 0,
     "LOSS_REASON_TABLE_FULL": 0,
@@ -53,6 +54,8 @@ class VcdState:
         self.incarnation = ""
         self.restarts: deque[float] = deque(maxlen=RESTARTS_FORGIVEN + 1)
         self._adopted = 0
+        self._listened: frozenset[Door] = frozenset()
+        self._listens: frozenset[Door] = frozenset()
 
     def adopt(self) -> None:
         """The agent now on the stream is of the present generation, though it may not know it yet."""
@@ -70,7 +73,14 @@ class VcdState:
     @property
     def source(self) -> Source:
         """What its own edges are judged by."""
-        return Source(self.started_s, self.seen_since_s)
+        return Source(self.started_s, self.seen_since_s, self._listened - self._listens)
+
+    def listen(self, listeners: frozenset[Door]) -> bool:
+        """Its agent said where it listens; whether that is other than before."""
+        changed = listeners != self._listens
+        self._listens = listeners
+        self._listened = listeners | (self._listened if len(self._listened) < DOORS_KEPT else frozenset())
+        return changed
 
     def lose(self, losses: Mapping[str, int], *, now_s: float) -> None:
         """Its agent could not count everything; ``losses`` are cumulative, by reason."""
@@ -91,6 +101,8 @@ class VcdState:
         restarted = bool(self.incarnation and incarnation and incarnation != self.incarnation)
         self.incarnation = incarnation or self.incarnation
         self.generation += restarted
+        if restarted:
+            self._listened = self._listens = frozenset()
         return restarted
 
     def is_forgiven(self, now_s: float) -> bool:

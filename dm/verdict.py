@@ -71,7 +71,6 @@ class Judge:
     def _judge_wrong(self, view: View, now_s: float) -> Judgement:
         share, shares = view.deviation.stack(), view.deviation.vcds()
         found = symptoms(view)
-        reasons = [f"{symptom.key}: {symptom.judged.reason}" for symptom in found]
         since_s = min(symptom.since_s for symptom in found)
         self._fault_s = since_s if self._fault_s is None else min(self._fault_s, since_s)
         finding = blame(found, facts(view, found, now_s=now_s))
@@ -83,6 +82,7 @@ class Judge:
         self._accused_s = {name: self._accused_s.get(name, now_s) for name in culprits}
 
         def judgement(verdict: Verdict, *because: str) -> Judgement:
+            reasons = (f"{symptom.key}: {symptom.judged.reason}" for symptom in found)
             return Judgement(verdict, (*because, *reasons), share, shares, finding, found, self._fault_s)
 
         if self._over_since_s is None:
@@ -135,6 +135,8 @@ def _doubt_of(view: View, found: Sequence[Symptom], now_s: float) -> str:
 def _doubt_of_one(view: View, symptom: Symptom, now_s: float) -> str:
     if symptom.uncalled:
         return f"{symptom.key.source} is not called on itself"
+    if symptom.deaf:
+        return ""
     live = view.graph.get(symptom.key)
     if symptom.judged.state is not EdgeState.FAILING or live is None:
         return view.vcds[symptom.key.source].loss_doubt(now_s)

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 
 from dm.deviation import EdgeState, Judged, Policy
-from dm.edge import Address, Backend, EdgeKey, Failure, Flow, FlowKey, LiveEdge, NameClaim, Transport
+from dm.edge import Address, Backend, Door, EdgeKey, Failure, Flow, FlowKey, LiveEdge, NameClaim, Transport
 from dm.explain import Explanation
 from dm.golden import GoldenImage
 from dm.learning import unseen_share
@@ -109,6 +109,13 @@ def text(words: str) -> str:
 def addresses(packed: Sequence[bytes]) -> tuple[Address, ...]:
     """Several addresses."""
     return tuple(address(one) for one in packed)
+
+
+def listeners(message: agent_pb2.Presence) -> frozenset[Door]:
+    """Where a machine takes calls from others, at whichever of its addresses."""
+    return frozenset(
+        (_TRANSPORTS[one.transport], one.port) for one in message.listeners if one.transport in _TRANSPORTS
+    )
 
 
 def flows(message: agent_pb2.Edges, *, source: str, now_s: float) -> Iterator[tuple[FlowKey, Flow]]:

@@ -18,7 +18,7 @@ from dma.presence import Presence
 from dma.table import DEFAULT_LIMIT, Table
 
 # Listeners and backends change rarely, and reading them costs in proportion to how many there are.
-SELDOM = 5
+SELDOM = 2
 
 log = structlog.get_logger()
 

@@ -109,7 +109,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         declared = guarded.stack.spec.vcds.items()
         others = {address for name, addresses in declared if name != vcd.name for address in addresses}
         own = [address for address in wire.addresses(presence.addresses) if address not in others]
-        guarded.stack.presence(vcd, own, now_s=now_s)
+        guarded.stack.presence(vcd, own, wire.listeners(presence), now_s=now_s)
 
     async def _read(
         self,

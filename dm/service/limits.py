@@ -9,6 +9,7 @@ EDGES = 20_000
 EDGES_PER_MESSAGE = 2_000
 """An edge costs 15 µs, and while one message is taken in nobody else is heard."""
 ADDRESSES = 256
+LISTENERS = 4096
 PROBES = 64
 
 GENERATIONS = 1 << 31
@@ -64,6 +65,8 @@ def admit(
     for presence in (request.presence, request.hello.presence):
         if len(presence.addresses) > ADDRESSES:
             raise LimitError(f"{len(presence.addresses)} addresses of one machine: {ADDRESSES} are taken")
+        if len(presence.listeners) > LISTENERS:
+            raise LimitError(f"{len(presence.listeners)} listening ports: {LISTENERS} are taken")
     if len(request.hello.probes) > PROBES:
         raise LimitError(f"{len(request.hello.probes)} probes: {PROBES} are taken")
     if request.hello.generation > GENERATIONS:

@@ -11,8 +11,10 @@ from dm.learning import merge
 from dm.rules import Action, Rule
 from dm.verdict import Verdict
 from tests.sim.program import Need, Style
-from tests.sim.systems import shop
+from tests.sim.systems import System, shop
 from tests.sim.world import World
+
+OUTSIDE = IPv4Address("198.19.255.1")
 
 
 def learned(*, starts_s: dict[str, float] | None = None) -> GoldenImage:
@@ -58,6 +60,46 @@ def test_a_crashed_service_is_found_within_five_seconds(victim: str) -> None:
     assert decided_s is not None
     assert decided_s <= 5.0
     assert world.culprits() == [victim]
+
+
+def test_who_listens_no_longer_is_found_behind_who_calls_no_longer() -> None:
+    """When a server and its only caller die at once, nobody calls on the server; its closed port tells."""
+    world = healthy()
+    for name in ("web", "api"):
+        world.broken.add(name)
+        world.drop_connections(name)
+    assert world.until(Verdict.FAILED, within_s=10.0) is not None
+    assert sorted(world.culprits()) == ["api", "web"]
+
+
+def test_a_service_that_takes_datagrams_is_found() -> None:
+    """Datagrams that nobody takes are refused, and whoever should take them is blamed."""
+    world = healthy()
+    world.broken.add("metrics")
+    decided_s = world.until(Verdict.FAILED, within_s=10.0)
+    assert decided_s is not None
+    assert decided_s <= 5.0
+    assert world.culprits() == ["metrics"]
+    world.repair("metrics")
+    world.run(10.0)
+    assert world.history[-1][1].verdict is Verdict.OK
+
+
+def test_who_is_behind_the_open_connections_of_a_hung_caller_is_not_blamed() -> None:
+    """A hung caller holds its connections open and calls no longer: those behind them fall silent too."""
+    needs = [
+        Need("client", "web", 80, style=Style.CALLS, period_s=0.5),
+        Need("web", "api", 8000, eager=False),
+        Need("web", "mail.example", 25, style=Style.CALLS, eager=False),
+        Need("api", "db", 5432, style=Style.CALLS, eager=False),
+    ]
+    system = System(needs, vcds=["api", "client", "db", "web"], externals={"mail.example": OUTSIDE})
+    world = system.launch()
+    world.guard(system.learn())
+    world.run(25.0)
+    world.hung.add("web")
+    assert world.until(Verdict.FAILED, within_s=20.0) is not None
+    assert world.culprits() == ["web"]
 
 
 def test_a_caller_pointed_at_a_wrong_address_is_blamed() -> None:
@@ -172,7 +214,7 @@ def test_a_connection_held_for_long_and_closed_is_missing_only_after_its_rhythm(
     since_s = world.now_s
     world.hung.add("worker")
     world.drop_connections("worker")
-    world.run(world.policy.slack_s - 1.0)
+    world.run(world.policy.quiet_s - 0.5)
     assert world.verdicts(since_s=since_s) == {Verdict.OK}
     world.run(2.0)
     assert world.history[-1][1].verdict is Verdict.DEGRADED

@@ -20,7 +20,10 @@ class Style(Enum):
 
 @dataclass
 class Need:
-    """One dependency of a program. ``eager`` ones begin with the program, the others with the first call on it."""
+    """One dependency of a program. ``eager`` ones begin with the program, the others with the first call on it.
+
+    ``hears_errors``: its datagrams leave through a connected socket, which ICMP answers when nobody listens.
+    """
 
     source: str
     target: str
@@ -31,6 +34,7 @@ class Need:
     eager: bool = True
     retry_s: float = 0.5
     fresh_each: int = 0
+    hears_errors: bool = True
     connected: "Line | None" = None
     pending: "Line | None" = None
     pending_since_s: float = 0.0

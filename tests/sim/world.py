@@ -9,7 +9,7 @@ from dm import wire
 from dm.deviation import Policy
 from dm.golden import GoldenImage
 from dm.stack import Spec, Stack
-from dm.v1 import agent_pb2
+from dm.v1 import agent_pb2, flow_pb2
 from dm.vcd import Power, VcdState
 from dm.verdict import Judgement, Verdict
 from tests.sim.program import (
@@ -22,9 +22,12 @@ from tests.sim.program import (
 
 TICK_S = 0.25
 REPORT_S = 1.0
+LISTENERS_S = 2.0
 CALLED_WITHIN_S = 3.0
 FALLS_AFTER_S = 1.5
 BEGIN_S = 1000.0
+
+TRANSPORTS = {"tcp": flow_pb2.TRANSPORT_TCP, "udp": flow_pb2.TRANSPORT_UDP}
 
 LineKey = tuple[str, str, IPv4Address, int]
 
@@ -75,6 +78,11 @@ class World:
         called = {need.target for need in self.needs}
         self._roots = {need.source for need in self.needs} - called
         self._ports = {(need.target, need.port) for need in self.needs}
+        self._said: dict[str, agent_pb2.Presence] = {}
+        self._look_due_s: dict[str, float] = {}
+        self._doors: dict[str, set[tuple[flow_pb2.Transport.ValueType, int]]] = {}
+        for need in self.needs:
+            self._doors.setdefault(need.target, set()).add((TRANSPORTS[need.transport], need.port))
         self._lines: dict[LineKey, Line] = {}
         self._lines_of: dict[str, list[Line]] = {name: [] for name in self.vcds}
         self._called_s: dict[str, float] = {}
@@ -109,7 +117,10 @@ class World:
     def connect(self, name: str) -> None:
         """The agent's stream opens, and its whole table follows."""
         self.silent.discard(name)
+        self._said.pop(name, None)
+        self._look_due_s.pop(name, None)
         self.stack.hello(self.vcd(name), session=str(self.random.random()), probes=(), now_s=self.now_s)
+        self._say_presence(name)
         self._report(name, self._lines_of[name], complete=True)
 
     def disconnect(self, name: str) -> None:
@@ -191,7 +202,22 @@ class World:
             if self.now_s >= self._report_due_s[name] or any(line.urgent for line in lines):
                 self._report_due_s[name] = self.now_s + REPORT_S
                 self._report(name, lines)
+                self._say_presence(name)
         self.history.append((self.now_s, self.stack.judge(now_s=self.now_s)))
+
+    def _say_presence(self, name: str) -> None:
+        """Where the machine can be reached, if that is not what its agent said last."""
+        if self.now_s < self._look_due_s.get(name, 0.0):
+            return
+        self._look_due_s[name] = self.now_s + LISTENERS_S
+        presence = agent_pb2.Presence(addresses=[self.addresses[name].packed])
+        if self.listens(name):
+            for transport, port in sorted(self._doors.get(name, ())):
+                presence.listeners.add(transport=transport, port=port)
+        if self._said.get(name) != presence:
+            self._said[name] = presence
+            listeners = wire.listeners(presence)
+            self.stack.presence(self.vcd(name), [self.addresses[name]], listeners, now_s=self.now_s)
 
     def _report(self, name: str, lines: Iterable[Line], *, complete: bool = False) -> None:
         message = agent_pb2.Edges(generation=1, complete=complete)
@@ -225,7 +251,7 @@ class World:
         worked = self._call(need)
         if need.pending is not None:
             return CONNECT_TIMEOUT_S
-        if worked:
+        if worked and not (need.transport == "udp" and self._is_cut(need.source, need.target)):
             self._called_s[need.target] = self.now_s
             self._recover(need.source)
         else:
@@ -251,7 +277,10 @@ class World:
         line = self._line(need, address, port)
         line.attempt(self.now_s)
         if need.transport == "udp":
-            return reachable
+            if reachable and not answers and need.hears_errors:
+                line.fail(self.now_s, FAILURE_KIND_REFUSED)
+            # Who sends datagrams hardly ever minds what becomes of them.
+            return True
         if not reachable:
             line.wait(self.now_s)
             need.pending = line
