@@ -17,8 +17,10 @@ from dma.netlink import NetlinkError
 from dma.presence import Presence
 from dma.table import DEFAULT_LIMIT, Table
 
-# Listeners and backends change rarely, and reading them costs in proportion to how many there are.
-SELDOM = 2
+# Listeners and backends change rarely, and reading them costs in proportion to how many there are. The manager takes a
+# port on which nothing listens any more as evidence.
+LISTENERS_EVERY = 2
+SELDOM = 5
 
 log = structlog.get_logger()
 
@@ -66,7 +68,7 @@ class Observation:
         try:
             self._existing.refresh()
             addresses = presence.addresses()
-            seldom = self._surveys % SELDOM == 0
+            seldom = self._surveys % LISTENERS_EVERY == 0
             listeners = presence.listeners() if seldom else self.presence.listeners
             self.presence = Presence(addresses, listeners)
         except NetlinkError as e:
