@@ -169,7 +169,7 @@ def _speak_failing(symptom: Symptom, facts: Facts) -> Speaks:
     caller, target = key.source, key.target
     fails = f"{key}: {symptom.judged.reason}"
     if symptom.deaf:
-        deaf = f"{target} no longer listens on {key.port}, where {caller} calls it"
+        deaf = f"nothing listens any more at {key.called}, where {caller} calls"
         return {target: (0.95, deaf), caller: (0.05, fails)}
     if others := facts.contacts.reached_by(key, since_s=since_s):
         reached = f"{caller} cannot reach {key.called}, but {', '.join(others)} can"
