@@ -231,3 +231,26 @@ def test_a_name_that_moves_takes_its_edge_along(network: Cable, tmp_path: Path) 
         found = {edge.target: list(edge.addresses) for edge in asyncio.run(story(site))}
     assert found["db.ext"] == [f"{ONE_LAUNCH}.10", f"{ONE_LAUNCH}.20"]
     assert found.keys() == {"db.ext", "resolver"}
+
+
+def test_a_name_that_is_learned_late_leaves_no_edge_behind(network: Cable, tmp_path: Path) -> None:
+    """An edge that had but an address at first is one edge with a name soon after, and equals its golden image."""
+    request = r"b'GET / HTTP/1.1\r\nHost: api.ext\r\n\r\n'"
+    host = f"{ONE_LAUNCH}.30"
+
+    async def story(site: Site) -> list[stack_pb2.GraphEdge]:
+        async with manager(tmp_path) as peer:
+            await declare(peer, "one")
+            async with watched(network, site, f"unix:{tmp_path}/dm.sock"):
+                site.application(f"start('api', v4, '{host}', {PORT})")
+                await edges(peer, {host: 1})
+                site.application(f"x['api'].send({request})")
+                found = await edges(peer, {"api.ext": 1})
+                await learn(peer)
+                assert await differences(peer) == []
+                return found
+
+    with launched(network, tmp_path, ONE_LAUNCH, "") as site:
+        (edge,) = asyncio.run(story(site))
+    assert (edge.target, list(edge.addresses)) == ("api.ext", [host])
+    assert edge.names[0].source == flow_pb2.NAME_SOURCE_HTTP_HOST
