@@ -19,6 +19,7 @@ from dma.naming.bindings import Bindings
 from dma.naming.cache import LIMIT
 from dma.naming.dns_answer import DnsError, read_answer
 from dma.naming.dns_socket import message_in
+from dma.naming.ptr import PtrError, answer
 from dma.naming.traffic.greetings import said_by_client, said_by_server
 from tests.dma.naming.test_dns_answer import answering
 
@@ -125,6 +126,8 @@ def test_answers_of_name_servers() -> None:
     def read(data: bytes) -> None:
         with suppress(DnsError):
             bindings.learn(read_answer(data))
+        with suppress(PtrError):
+            answer(data, int.from_bytes(data[:2], "big"))
         assert len(bindings.cache) <= LIMIT
 
     rounds(read, ANSWERS)
