@@ -74,6 +74,8 @@ class Cache:
 
     def lookup(self, address: Address, port: int) -> tuple[Name, ...]:
         """The valid names of the port, then those of all the address."""
+        if not self._entries:
+            return ()
         with self._lock:
             now_s = self._clock()
             entries = (self._entries.get(Place(address, port)), self._entries.get(Place(address)))

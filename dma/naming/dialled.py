@@ -29,12 +29,12 @@ class Dialled:
 
     def note(self, flow: Flow) -> None:
         """Take in a destination's newest counters, while the names that it was called by are valid."""
-        known = self._calls.pop(flow.destination, _Call(-1, ()))
+        known = self._calls.get(flow.destination, _Call(-1, ()))
+        if known.names and flow.last_attempt_ns == known.attempted_ns:
+            return
+        self._calls.pop(flow.destination, None)
         valid = [name for name in self._names.lookup(flow.destination) if name.expires_s is not None]
-        if flow.last_attempt_ns > known.attempted_ns:
-            names = [*valid, *self._kept(known.names, flow.destination.address, valid)]
-        else:
-            names = [*known.names, *_of_other_sources(valid, known.names)]
+        names = [*valid, *self._kept(known.names, flow.destination.address, valid)]
         if names:
             if len(self._calls) >= LIMIT:
                 del self._calls[next(iter(self._calls))]

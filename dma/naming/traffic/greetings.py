@@ -23,6 +23,8 @@ AGAIN_S = 60
 """A destination is not looked at again for so long."""
 KEEP_S = 300.0
 """What was said is believed for so long; a destination that is called all the time says it again before."""
+FRESH_S = 0.001
+"""Many look-ups in a row need not read each time."""
 
 GREETING = struct.Struct("=16sHxxHBx")  # of bpf/greeting.h, the bytes follow
 KNOBS = struct.Struct("=QI4x")
@@ -51,6 +53,7 @@ class Greetings:
         self._cache = Cache()
         self._taken: list[bytes] = []
         self._lock = threading.Lock()
+        self._read_s = 0.0
         self._ring: Ring | None = None
         self._stack = ExitStack()
         try:
@@ -90,7 +93,10 @@ class Greetings:
             loaded.attach(program, cgroup_fd)
 
     def _read(self) -> None:
+        if time.monotonic() - self._read_s < FRESH_S:
+            return
         with self._lock:
+            self._read_s = time.monotonic()
             if self._ring is None or not self._ring.consume():
                 return
             for greeting in self._taken:

@@ -1,7 +1,10 @@
 """Names that stay with what was called by them."""
 
+import tracemalloc
+
 from dma.flow import Address, Destination
 from dma.naming.bindings import GRACE_S, Bindings
+from dma.naming.cache import LIMIT
 from dma.naming.dialled import Dialled
 from dma.naming.method import Counters
 from dma.naming.name import Name, Source
@@ -92,3 +95,20 @@ def test_a_name_that_comes_late_is_taken() -> None:
     assert answers.call(ADDRESS, times=1) == ["db.shop"]
     answers.expire()
     assert answers.call(ADDRESS, times=1) == ["db.shop"]
+
+
+def test_ten_thousand_names_are_small() -> None:
+    """What was answered and what was called by it, ten thousand of each, is less than 20 MB; more never is kept."""
+    tracemalloc.start()
+    try:
+        answers = Answers()
+        for number in range(LIMIT + 1000):
+            answers.bindings.learn(
+                bound(f"host-{number:05}.long-zone-name.example.org", str(ADDRESS + number))
+            )
+            answers.call(ADDRESS + number, times=1)
+        held, _peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(answers.bindings.cache) == LIMIT
+    assert held < 20e6
