@@ -17,6 +17,7 @@ from dm.edge import Door, EdgeKey, LiveEdge
 from dm.expected import expect
 from dm.golden import GoldenEdge, GoldenImage, Kind
 from dm.graph import LiveGraph
+from dm.pace import Pace
 from dm.rules import Action
 
 UNEXPECTED_KEPT_S = 30.0
@@ -97,9 +98,15 @@ class Source(NamedTuple):
 class Deviation:
     """The states of all edges, and their counts by VCD."""
 
-    def __init__(self, image: GoldenImage, graph: LiveGraph, policy: Policy) -> None:
+    def __init__(
+        self, image: GoldenImage, graph: LiveGraph, policy: Policy, *, launch_s: float = 0.0
+    ) -> None:
+        """``launch_s`` is when the launch began, on the clock that is passed in."""
         self.image = image
         self.policy = policy
+        self.pace = Pace()
+        self._launch_s = launch_s
+        self._paced: set[EdgeKey] = set()
         self._graph = graph
         self.expected = expect(image)
         self._golden = self.expected.edges
@@ -274,8 +281,12 @@ class Deviation:
         if golden.target in sources:
             started_s = max(started_s, sources[golden.target].started_s)
         if live is not None and live.seen_ok and (live.last_established_s or 0.0) >= started_s:
+            if started_s == self._launch_s and golden.key not in self._paced:
+                self._paced.add(golden.key)
+                self.pace.note(golden, (live.first_established_s or started_s) - started_s)
             return started_s
-        return started_s + golden.deadline_s(self.policy.slack_s)
+        pace = self.pace.factor if started_s == self._launch_s else 1.0
+        return started_s + golden.deadline_s(self.policy.slack_s, pace=pace)
 
     def _judge_quiet(
         self, golden: GoldenEdge, live: LiveEdge | None, source: Source, due_s: float, now_s: float

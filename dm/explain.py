@@ -62,6 +62,8 @@ def _sentences(stack: Stack, judgement: Judgement) -> Iterator[str]:
         f"the stack deviates by {judgement.deviation:.0%} ({deviation.wrong_edges} of {golden} golden edges), "
         f"and fails above {policy.stack_threshold:.0%}"
     )
+    if deviation.pace.factor > 1:
+        yield f"this launch is slow as a whole: its deadlines are stretched by {deviation.pace.factor:.1f}"
     for vcd, share in sorted(judgement.vcd_deviation.items()):
         if share:
             yield f"{vcd} deviates by {share:.0%} of its own edges, and fails above {policy.threshold(vcd):.0%}"

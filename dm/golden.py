@@ -68,10 +68,10 @@ class GoldenEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """Its identity."""
         return EdgeKey(self.source, self.target, self.transport, self.port, self.service)
 
-    def deadline_s(self, slack_s: float) -> float:
-        """Seconds after the launch when it is overdue: the latest seen, times 1 + 1/runs, plus the slack."""
+    def deadline_s(self, slack_s: float, *, pace: float = 1.0) -> float:
+        """Seconds after the launch when it is overdue: the latest seen, times 1 + 1/runs and pace, plus slack."""
         latest = max(self.established_ms, default=0) / 1000
-        return latest * (1 + 1 / max(len(self.established_ms), 1)) + slack_s
+        return latest * (1 + 1 / max(len(self.established_ms), 1)) * pace + slack_s
 
     def rhythm_s(self, slack_s: float) -> float:
         """Seconds of quiet after which it is gone: the longest quiet time seen, times 1 + 1/runs, plus the slack."""

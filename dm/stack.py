@@ -71,7 +71,7 @@ class Stack:
             and image.fingerprint == self.spec.fingerprint
             and set(image.vcds) <= set(self.vcds)
         ):
-            self.deviation = Deviation(image, self.graph, self.spec.policy)
+            self.deviation = Deviation(image, self.graph, self.spec.policy, launch_s=self.spec.launch_s)
         self.graph.fold(self.deviation.expected.fixed_ports if self.deviation else {}, now_s=now_s)
         if self.deviation is not None:
             for key in {*self.deviation.golden, *(edge.key for edge in self.graph)}:

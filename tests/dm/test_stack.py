@@ -322,3 +322,16 @@ def test_what_a_rule_ignores_is_not_judged() -> None:
     world.run(15.0)
     assert world.stack.deviation is not None
     assert not [key for key in world.stack.deviation.judged() if key.target == "cache"]
+
+
+def test_a_launch_that_is_slow_as_a_whole_is_waited_for() -> None:
+    """On a busy host everything is late together: deadlines stretch with the edges that came about so far."""
+    usual = {name: 1.0 + 3.0 * number for number, name in enumerate(shop().launch().addresses)}
+    world = shop().launch(seed=7, starts_s=usual)
+    world.run(50.0)
+    image = merge([world.stack.learn(smoke=True)] * 4)
+    world = shop().launch(starts_s={name: 2.0 * at_s for name, at_s in usual.items()})
+    world.guard(image)
+    world.run(60.0)
+    assert Verdict.FAILED not in world.verdicts()
+    assert world.history[-1][1].verdict is Verdict.OK
