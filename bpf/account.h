@@ -5,7 +5,7 @@
 
 static __always_inline void lose(__u32 reason)
 {
-	__u64 *count = bpf_map_lookup_elem(&losses, &reason);
+	__u64 *count = bpf_map_lookup_elem(MAP(losses), &reason);
 
 	if (count)
 		__sync_fetch_and_add(count, 1); /* softirq may come between on the same CPU */
@@ -15,20 +15,20 @@ static __always_inline void wake(enum urgency urgency)
 {
 	struct event event = { .urgency = urgency };
 
-	if (bpf_ringbuf_output(&events, &event, sizeof(event), 0))
+	if (bpf_ringbuf_output(MAP(events), &event, sizeof(event), 0))
 		lose(LOST_RING_FULL);
 }
 
 static __always_inline struct counters *counters_of(const struct destination *key)
 {
-	struct counters *counters = bpf_map_lookup_elem(&destinations, key);
+	struct counters *counters = bpf_map_lookup_elem(MAP(destinations), key);
 	struct counters nothing = {};
 	bool created;
 
 	if (counters)
 		return counters;
-	created = !bpf_map_update_elem(&destinations, key, &nothing, BPF_NOEXIST);
-	counters = bpf_map_lookup_elem(&destinations, key);
+	created = !bpf_map_update_elem(MAP(destinations), key, &nothing, BPF_NOEXIST);
+	counters = bpf_map_lookup_elem(MAP(destinations), key);
 	if (!counters) {
 		lose(LOST_MAP_FULL);
 		return NULL;

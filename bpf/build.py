@@ -11,6 +11,14 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "bpf"
 OBJECTS = ROOT / "dma" / "capture"
 TOOLS = "apt-get install clang llvm libbpf-dev linux-libc-dev"
+# As bpf_tracing.h calls them.
+ARCHITECTURES = {
+    "x86_64": "x86",
+    "aarch64": "arm64",
+    "ppc64le": "powerpc",
+    "s390x": "s390",
+    "riscv64": "riscv",
+}
 FLAGS = ("-g", "-O2", "-target", "bpf", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror")
 
 
@@ -19,18 +27,21 @@ def compile_objects() -> list[Path]:
     clang = shutil.which("clang")
     if clang is None:
         sys.exit(f"clang is needed to compile the BPF programs: {TOOLS}")
-    return [compile_object(clang, source) for source in sorted(SOURCES.glob("*.bpf.c"))]
+    sources = sorted(SOURCES.glob("*.bpf.c"))
+    objects = [OBJECTS / f"{source.name.removesuffix('.c')}.o" for source in sources]
+    for source, target in zip(sources, objects, strict=True):
+        compile_object(clang, source, target)
+    return objects
 
 
-def compile_object(clang: str, source: Path) -> Path:
+def compile_object(clang: str, source: Path, target: Path) -> None:
     """Compile one source; the object keeps its BTF, which CO-RE needs, and loses its DWARF, which is large."""
-    target = OBJECTS / f"{source.name.removesuffix('.c')}.o"
+    register_names = f"-D__TARGET_ARCH_{ARCHITECTURES.get(platform.machine(), platform.machine())}"
     # Debian keeps <asm/…> in the multiarch directory, where clang does not look when it compiles for another target.
-    include = f"-I/usr/include/{platform.machine()}-linux-gnu"
-    run(clang, *FLAGS, include, "-c", str(source), "-o", str(target))
+    includes = (f"-I{SOURCES}", f"-I/usr/include/{platform.machine()}-linux-gnu")
+    run(clang, *FLAGS, register_names, *includes, "-c", str(source), "-o", str(target))
     if strip := shutil.which("llvm-strip"):
         run(strip, "-g", str(target))
-    return target
 
 
 def run(*command: str) -> None:

@@ -6,7 +6,7 @@
 
 static __always_inline void tcp_failed(struct connection *connection, enum failure failure, int error)
 {
-	struct counters *counters = bpf_map_lookup_elem(&destinations, &connection->key);
+	struct counters *counters = bpf_map_lookup_elem(MAP(destinations), &connection->key);
 
 	connection->phase = IDLE;
 	if (!counters)
@@ -42,7 +42,7 @@ static __always_inline void tcp_begin(struct connection *connection, const struc
 
 static __always_inline void tcp_established(struct connection *connection)
 {
-	struct counters *counters = bpf_map_lookup_elem(&destinations, &connection->key);
+	struct counters *counters = bpf_map_lookup_elem(MAP(destinations), &connection->key);
 
 	connection->phase = OPEN;
 	if (!counters)
@@ -56,7 +56,7 @@ static __always_inline void tcp_established(struct connection *connection)
 /* Left ESTABLISHED, whoever closed first and however: a half-closed connection holds nothing any more. */
 static __always_inline void tcp_ended(struct connection *connection)
 {
-	struct counters *counters = bpf_map_lookup_elem(&destinations, &connection->key);
+	struct counters *counters = bpf_map_lookup_elem(MAP(destinations), &connection->key);
 
 	connection->phase = IDLE;
 	if (counters)
@@ -74,7 +74,7 @@ static __always_inline void tcp_given_up(struct connection *connection)
 		return;
 	}
 	connection->phase = IDLE;
-	counters = bpf_map_lookup_elem(&destinations, &connection->key);
+	counters = bpf_map_lookup_elem(MAP(destinations), &connection->key);
 	if (!counters)
 		return;
 	__sync_fetch_and_add(&counters->pending, -1);
@@ -84,11 +84,13 @@ static __always_inline void tcp_given_up(struct connection *connection)
 /* ICMP that answers a SYN while connect() still holds the socket ends nothing: IPv4 queues it for the caller to read. */
 static __always_inline int queued_error(struct sock *sk)
 {
-	struct sk_buff *skb = BPF_CORE_READ(sk, sk_error_queue.prev);
+	struct sk_buff *skb = READ(sk, sk_error_queue.prev);
+	struct sock_exterr_skb *error;
 
-	if ((void *)skb == __builtin_preserve_access_index(&sk->sk_error_queue))
+	if ((void *)skb == ADDRESS(sk, sk_error_queue))
 		return 0;
-	return BPF_CORE_READ((struct sock_exterr_skb *)((void *)skb + bpf_core_field_offset(skb->cb)), ee.ee_errno);
+	error = ADDRESS(skb, cb);
+	return READ(error, ee.ee_errno);
 }
 
 static __always_inline void tcp_error(struct connection *connection, struct sock *sk)
@@ -99,35 +101,33 @@ static __always_inline void tcp_error(struct connection *connection, struct sock
 
 static __always_inline void tcp_closed(struct connection *connection, struct sock *sk)
 {
-	int error = sk->sk_err;
+	int error = READ(sk, sk_err);
 
 	if (!error)
-		error = connection->error ? connection->error : sk->sk_err_soft;
+		error = connection->error ? connection->error : READ(sk, sk_err_soft);
 	if (error)
 		tcp_failed(connection, failure_of(error), error);
-	else if (!BPF_CORE_READ((struct inet_sock *)sk, inet_sport)) /* inet_hash_connect() found no free port */
+	else if (!READ((struct inet_sock *)sk, inet_sport)) /* inet_hash_connect() found no free port */
 		tcp_failed(connection, OTHER, EADDRNOTAVAIL);
 	else
 		tcp_given_up(connection);
 }
 
-static __always_inline void begin_from_socket(struct sock *sk)
+static __always_inline int begin_from_socket(struct sock *sk)
 {
-	struct destination key = { .transport = IPPROTO_TCP, .dport = bpf_ntohs(sk->__sk_common.skc_dport) };
+	struct destination key = { .transport = IPPROTO_TCP };
 	struct connection *connection;
 
-	if (sk->__sk_common.skc_family == AF_INET)
-		set_v4(&key, sk->__sk_common.skc_daddr);
-	else
-		bpf_core_read(&key.daddr, sizeof(key.daddr), &sk->__sk_common.skc_v6_daddr);
-	set_command(&key, current_task());
+	set_peer(&key, sk);
 	if (!is_wanted(sk, &key, current_task()))
-		return;
-	connection = bpf_sk_storage_get(&connections, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		return 0;
+	set_command(&key, current_task());
+	connection = connection_made(sk);
 	if (connection)
 		tcp_begin(connection, &key, SENT);
 	else
 		lose(LOST_MAP_FULL);
+	return 0;
 }
 
 static __always_inline void syn_sent(struct sock *sk, struct connection *connection)
@@ -149,8 +149,11 @@ static __always_inline bool is_waiting(const struct connection *connection)
  * skipped one is made up for, so that no gauge stays wrong. */
 static __always_inline void state_changed(struct sock *sk, int oldstate, int newstate)
 {
-	struct connection *connection = bpf_sk_storage_get(&connections, sk, NULL, 0);
+	struct connection *connection;
 
+	if (newstate != BPF_TCP_SYN_SENT && oldstate != BPF_TCP_SYN_SENT && oldstate != BPF_TCP_ESTABLISHED)
+		return; /* tells nothing of attempts */
+	connection = connection_of(sk);
 	if (newstate == BPF_TCP_SYN_SENT) {
 		syn_sent(sk, connection);
 		return;
@@ -163,10 +166,13 @@ static __always_inline void state_changed(struct sock *sk, int oldstate, int new
 		tcp_closed(connection, sk);
 	else if (connection->phase == OPEN && newstate != BPF_TCP_ESTABLISHED)
 		tcp_ended(connection);
+	forget_settled(sk, connection);
 }
 
-static __always_inline void tcp_destroyed(struct connection *connection)
+static __always_inline void tcp_destroyed(struct sock *sk)
 {
+	struct connection *connection = connection_of(sk);
+
 	if (!connection)
 		return;
 	tcp_unsent(connection);
@@ -174,6 +180,19 @@ static __always_inline void tcp_destroyed(struct connection *connection)
 		tcp_ended(connection);
 	else if (connection->phase == SENT)
 		tcp_given_up(connection);
+	forget_settled(sk, connection);
+}
+
+/* connect() has failed. Unless its SYN went out, nothing else tells of it. */
+static __always_inline void connect_failed(struct sock *sk, const struct destination *key, int error)
+{
+	struct counters *counters;
+
+	if (connection_of(sk) || !is_wanted(sk, key, current_task()))
+		return;
+	counters = count_attempt(key);
+	if (counters)
+		count_failure(counters, failure_of(error), error);
 }
 
 #endif

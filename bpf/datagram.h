@@ -7,10 +7,8 @@
 /* A server answers from the port that it bound to one that the client's kernel chose: no dependency of the server. */
 static __always_inline bool is_reply(struct sock *sk, const struct destination *key)
 {
-	__u16 sport = BPF_CORE_READ(sk, __sk_common.skc_num);
-
-	return (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK) &&
-	       key->dport >= knobs.ephemeral_low && key->dport != sport;
+	return key->dport >= knobs.ephemeral_low && (READ_BITS(sk, sk_userlocks) & SOCK_BINDPORT_LOCK) &&
+	       key->dport != READ(sk, __sk_common.skc_num);
 }
 
 static __always_inline void udp_connected(struct connection *connection, const struct destination *key, struct sock *sk)
@@ -39,11 +37,20 @@ static __always_inline bool udp_addressed(struct connection *connection, const s
 	return !(knobs.count_udp_connects && is_peer(connection, key));
 }
 
-static __always_inline void udp_sent(struct connection *connection, int sent)
+/* Sends of a socket that is corked, or was told of more to come, add to the datagram that the first of them began. */
+static __always_inline bool has_begun_datagram(struct connection *connection, struct udp_sock *sk, int sent)
+{
+	bool was_held = connection->held;
+
+	connection->held = READ(sk, pending) != 0;
+	return connection->held ? READ(sk, len) == sent + sizeof(struct udphdr) : !was_held;
+}
+
+static __always_inline void udp_sent(struct connection *connection, struct sock *sk, int sent)
 {
 	if (!connection || connection->phase != PEER)
 		return;
-	if (!connection->addressed && sent >= 0)
+	if (sent >= 0 && has_begun_datagram(connection, (struct udp_sock *)sk, sent) && !connection->addressed)
 		count_attempt(&connection->key);
 	connection->addressed = 0;
 }

@@ -15,6 +15,16 @@ static __always_inline void set_v4(struct destination *key, __be32 daddr)
 	key->daddr[3] = daddr;
 }
 
+/* The socket's peer; port 0 when it has none. */
+static __always_inline void set_peer(struct destination *key, struct sock *sk)
+{
+	key->dport = bpf_ntohs(READ(sk, __sk_common.skc_dport));
+	if (READ(sk, __sk_common.skc_family) == AF_INET)
+		set_v4(key, READ(sk, __sk_common.skc_daddr));
+	else if (HAS(sk, __sk_common.skc_v6_daddr))
+		READ_INTO(&key->daddr, sk, __sk_common.skc_v6_daddr);
+}
+
 static __always_inline bool is_v4(const struct destination *key)
 {
 	return !key->daddr[0] && !key->daddr[1] && key->daddr[2] == V4_MAPPED;
@@ -57,14 +67,23 @@ static __always_inline struct sock *probeable(struct bpf_sock *checked)
 /* The process's own name: threads have names of their own, which say nothing and multiply the keys. */
 static __always_inline void set_command(struct destination *key, struct task_struct *task)
 {
-	BPF_CORE_READ_STR_INTO(&key->command, task, group_leader, comm);
+	struct task_struct *process = READ(task, group_leader);
+
+	bpf_probe_read_kernel_str(&key->command, sizeof(key->command), ADDRESS(process, comm));
+}
+
+static __always_inline __u32 netns_of(struct sock *sk)
+{
+	struct net *net = READ(sk, __sk_common.skc_net.net);
+
+	return READ(net, ns.inum);
 }
 
 static __always_inline bool is_wanted(struct sock *sk, const struct destination *key, struct task_struct *task)
 {
-	if ((__u32)BPF_CORE_READ(task, tgid) == self_tgid || !key->dport || is_noise(key))
+	if (!key->dport || is_noise(key) || (__u32)READ(task, tgid) == SELF)
 		return false;
-	if (knobs.netns && BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum) != knobs.netns)
+	if (knobs.netns && netns_of(sk) != knobs.netns)
 		return false;
 	return knobs.keep_loopback || !is_loopback(key);
 }

@@ -28,6 +28,7 @@ struct sock_common {
 	__be16 skc_dport;
 	__u16 skc_num;
 	short unsigned int skc_family;
+	unsigned char skc_ipv6only : 1;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 };
@@ -61,6 +62,15 @@ struct inet_sock {
 	__be16 inet_sport;
 };
 
+struct udp_sock {
+	int pending; /* while a datagram is being put together from several sends, */
+	__u16 len; /* which is so long already */
+};
+
+struct msghdr {
+	void *msg_name;
+};
+
 struct task_struct {
 	int tgid;
 	struct task_struct *group_leader;
@@ -68,6 +78,15 @@ struct task_struct {
 };
 
 #pragma clang attribute pop
+
+#define READ(object, member) BPF_CORE_READ(object, member)
+#define READ_BITS(object, member) BPF_CORE_READ_BITFIELD_PROBED(object, member)
+#define READ_INTO(target, object, member) bpf_core_read(target, sizeof(*(target)), &(object)->member)
+#define HAS(object, member) bpf_core_field_exists((object)->member) /* one built without IPv6 has no address for it */
+#define ADDRESS(object, member) ((void *)__builtin_preserve_access_index(&(object)->member))
+#define SELF self_tgid
+#define MAP(name) (&(name))
+#define STORED(sk, flags) bpf_sk_storage_get(&connections, sk, NULL, flags)
 
 /* Constants of include/linux/socket.h, include/net/sock.h and include/net/tcp_states.h, which no UAPI header has. */
 enum { AF_INET = 2, AF_INET6 = 10 };

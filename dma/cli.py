@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dma import doctor, logs, resolve, watch
-from dma.capture.plans import AUTO, OPENERS, open_capture
+from dma.capture.plans import AUTO, LOADERS, PLANS, open_capture
 from dma.capture.target import entered
 from dma.conntrack import conntrack_around
 from dma.flow import CaptureError, Transport
@@ -58,7 +58,14 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--netns", type=PLACE, help="Watch one network namespace, such as /proc/PID/ns/net.")
 @click.option("--cgroup", type=PLACE, help="Watch one cgroup, by its directory below the cgroup2 mount.")
 @click.option(
-    "--plan", type=click.Choice([AUTO, *OPENERS]), default=AUTO, show_default=True, help="The hooks to use."
+    "--plan", type=click.Choice([AUTO, *PLANS]), default=AUTO, show_default=True, help="The hooks to use."
+)
+@click.option(
+    "--loader",
+    type=click.Choice([AUTO, *LOADERS]),
+    default=AUTO,
+    show_default=True,
+    help="How to bring them into the kernel.",
 )
 @naming_options
 def watch_command(
@@ -70,6 +77,7 @@ def watch_command(
     netns: Path | None,
     cgroup: Path | None,
     plan: str,
+    loader: str,
     naming: Naming,
 ) -> None:
     """Show live dependencies; no manager is needed."""
@@ -78,7 +86,7 @@ def watch_command(
     with (
         reported(),
         conntrack_around(netns) as around,
-        open_capture(target := entered(netns=netns, cgroup=cgroup), plan=plan) as capture,
+        open_capture(target := entered(netns=netns, cgroup=cgroup), plan=plan, loader=loader) as capture,
         open_names(naming=naming, target=target) as names,
     ):
         for probe in capture.probes:
@@ -129,16 +137,18 @@ def resolve_command(
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object.")
 def doctor_command(*, as_json: bool) -> None:
     """Say what this kernel allows, by trying it; the exit code is 0 when some plan works."""
-    findings, plans = list(doctor.examine()), list(doctor.plans())
-    chosen = next((plan.subject.removeprefix("plan ") for plan in plans if plan.works), None)
+    findings, tried = list(doctor.examine()), list(doctor.try_ways())
+    ways = [finding for _, finding in tried]
+    chosen = next((way for way, finding in tried if finding.works), None)
     if as_json:
-        records = [finding._asdict() for finding in findings + plans]
-        click.echo(msgspec.json.encode({"plan": chosen, "findings": records}))
+        records = [finding._asdict() for finding in findings + ways]
+        plan, loader = (chosen.plan, chosen.loader) if chosen else (None, None)
+        click.echo(msgspec.json.encode({"plan": plan, "loader": loader, "findings": records}))
     else:
         table = Table("", "works", "what was found", box=None)
-        for finding in findings + plans:
+        for finding in findings + ways:
             table.add_row(finding.subject, "yes" if finding.works else "no", finding.detail)
         Console().print(table)
-        click.echo(f"plan: {chosen or 'none works here'}")
+        click.echo(f"chosen: {chosen or 'none works here'}")
     if chosen is None:
         raise SystemExit(1)

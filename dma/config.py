@@ -28,6 +28,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     vcd: str | None = None
     interval_ms: int | None = None
     plan: str | None = None
+    loader: str | None = None
     metrics: str | None = None
     passive_dns: bool | None = None
     dns_ports: list[int] | None = None
@@ -57,6 +58,7 @@ def load(path: Path) -> dict[str, object]:
         "vcd": config.vcd,
         "interval_ms": config.interval_ms,
         "plan": config.plan,
+        "loader": config.loader,
         "metrics": config.metrics,
         "passive_dns": config.passive_dns,
         "dns_ports": config.dns_ports,

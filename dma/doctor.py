@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dma.capture import libbpf
-from dma.capture.cgroup import BTF, CGROUP_HOOKS, OBJECT, TRACEPOINTS
-from dma.capture.layout import Knobs
-from dma.capture.libbpf import Object
-from dma.capture.plans import OPENERS
+from dma.capture.core import BTF, CoreLoader
+from dma.capture.hooks import CGROUP, FENTRY, KPROBE, Hook, Kind, Plan
+from dma.capture.plans import WAYS, Way
+from dma.capture.probed import knobs_of, kprobes, sizes_of
 from dma.capture.settings import Settings
 from dma.capture.target import Target, cgroup2_root, opened_cgroup
 from dma.flow import CaptureError
@@ -24,8 +24,6 @@ from dma.sockets import NETLINK_SOCK_DIAG, connections, destroy
 
 # linux/capability.h
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
-KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
-KPROBE_EVENTS = (Path("/sys/kernel/tracing/kprobe_events"), Path("/sys/kernel/debug/tracing/kprobe_events"))
 
 
 class Finding(NamedTuple):
@@ -50,10 +48,11 @@ def examine() -> Iterator[Finding]:
     yield Finding(
         "cgroup2", root is not None, str(root or "not mounted: mount -t cgroup2 none /sys/fs/cgroup")
     )
-    for name in TRACEPOINTS + CGROUP_HOOKS:
-        kind = "cgroup hook" if name in CGROUP_HOOKS else "tracepoint"
-        yield _tried(f"{kind} {name}", partial(_attaches, name, root))
-    yield _kprobes()
+    place = kprobes()
+    lacking = "neither a perf event source nor kprobe_events: boot a kernel built with CONFIG_KPROBES"
+    yield Finding("kprobes", place is not None, str(place or lacking))
+    for hook, plan in _hooks().items():
+        yield _tried(f"{hook.kind.value} {hook.program}", partial(_attaches, hook, plan, root))
     found = importlib.util.find_spec("bcc") is not None
     yield Finding("bcc", found, "found" if found else "not found: apt-get install python3-bpfcc")
     yield _tried("socket diagnostics", lambda: f"{sum(1 for _ in connections())} established connections")
@@ -61,15 +60,21 @@ def examine() -> Iterator[Finding]:
     yield _tried("passive dns", _hears_dns)
 
 
-def plans() -> Iterator[Finding]:
-    """Whether each plan can be opened, the best first: the first that works is the one ``auto`` takes."""
-    for name, opener in OPENERS.items():
-        try:
-            with opener(Target(), Settings()) as capture:
-                missing = [probe.name for probe in capture.probes if probe.problem]
-            yield Finding(f"plan {name}", True, f"without {', '.join(missing)}" if missing else "complete")
-        except CaptureError as e:
-            yield Finding(f"plan {name}", False, str(e))
+def try_ways() -> Iterator[tuple[Way, Finding]]:
+    """Whether each plan can be opened by each loader, the best first: ``auto`` takes the first that works."""
+    for way in WAYS:
+        yield way, _tried(str(way), partial(_opens, way))
+
+
+def _opens(way: Way) -> str:
+    with way.open(Target(), Settings()) as capture:
+        missing = [probe.name for probe in capture.probes if probe.problem]
+    return f"without {', '.join(missing)}" if missing else "complete"
+
+
+def _hooks() -> dict[Hook, Plan]:
+    """Every hook once, with a plan that it is part of."""
+    return {hook: plan for plan in (CGROUP, FENTRY, KPROBE) for hook in plan.hooks}
 
 
 def _tried(subject: str, attempt: Callable[[], str]) -> Finding:
@@ -95,36 +100,21 @@ def _loads_libbpf() -> str:
     return "libbpf.so.1"
 
 
-def _attaches(name: str, root: Path | None) -> str:
+def _attaches(hook: Hook, plan: Plan, root: Path | None) -> str:
     """Load one program alone, attach it, and take it away again."""
-    knobs = Knobs(0, 0, 0, keep_loopback=False, every_socket=False, count_udp_connects=False)
+    settings = Settings(max_entries=1, max_connections=1, max_peers=1)
     with ExitStack() as stack:
         cgroup_fd = None
-        if name in CGROUP_HOOKS:
+        if hook.kind is Kind.CGROUP:
             if root is None:
                 raise CaptureError("no cgroup2 file system is mounted")
             cgroup_fd = stack.enter_context(opened_cgroup(root))
-        loaded = stack.enter_context(Object(OBJECT))
-        loaded.load(programs=(name,), rodata=knobs.pack(), max_entries={"destinations": 1})
-        loaded.attach(name, cgroup_fd)
+        knobs, sizes = knobs_of(plan, settings), sizes_of(plan, settings)
+        loaded = CoreLoader().load(stack, (hook,), knobs, sizes)
+        if hook.program in loaded.problems:
+            raise CaptureError(loaded.problems[hook.program])
+        loaded.attach(hook.program, cgroup_fd)
     return "attaches"
-
-
-def _kprobes() -> Finding:
-    """Kprobes are looked for, not placed: no program of the agent's hangs on one yet."""
-    for place in (KPROBE_PMU, *KPROBE_EVENTS):
-        if _exists(place):
-            return Finding("kprobes", True, str(place))
-    return Finding(
-        "kprobes", False, "neither a perf event source nor kprobe_events: built without CONFIG_KPROBES"
-    )
-
-
-def _exists(place: Path) -> bool:
-    try:
-        return place.exists()
-    except PermissionError:
-        return False
 
 
 def _hears_dns() -> str:

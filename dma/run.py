@@ -15,7 +15,7 @@ from dm.peer import ManagerError
 from dm.tls import Tls, TlsError
 from dma import logs
 from dma.call import transport
-from dma.capture.plans import AUTO, OPENERS, open_capture
+from dma.capture.plans import AUTO, LOADERS, PLANS, open_capture
 from dma.capture.target import Target, entered
 from dma.conntrack import Backends, Conntrack, conntrack_around
 from dma.flow import Capture, CaptureError
@@ -46,6 +46,7 @@ class Settings:
     identity: Identity
     generation: int
     plan: str
+    loader: str
     target: Target
     root: Path
     naming: Naming
@@ -98,7 +99,14 @@ class Settings:
     help="The machine's generation, if it is known already.",
 )
 @click.option(
-    "--plan", type=click.Choice([AUTO, *OPENERS]), default=AUTO, show_default=True, help="The hooks to use."
+    "--plan", type=click.Choice([AUTO, *PLANS]), default=AUTO, show_default=True, help="The hooks to use."
+)
+@click.option(
+    "--loader",
+    type=click.Choice([AUTO, *LOADERS]),
+    default=AUTO,
+    show_default=True,
+    help="How to bring them into the kernel.",
 )
 @click.option(
     "--metrics",
@@ -120,6 +128,7 @@ def run(
     interval_ms: int,
     generation: int,
     plan: str,
+    loader: str,
     metrics: str | None,
     naming: Naming,
 ) -> None:
@@ -139,6 +148,7 @@ def run(
                 identity=identity,
                 generation=generation,
                 plan=plan,
+                loader=loader,
                 target=entered(netns=netns, cgroup=cgroup),
                 root=root,
                 naming=naming,
@@ -155,7 +165,9 @@ async def _watch(settings: Settings) -> None:
     # An address that cannot work is refused before anything is attached.
     transport(settings.manager, tls=settings.tls)
     with contextlib.ExitStack() as stack:
-        capture = stack.enter_context(open_capture(settings.target, plan=settings.plan))
+        capture = stack.enter_context(
+            open_capture(settings.target, plan=settings.plan, loader=settings.loader)
+        )
         log.info("attached", plan=capture.plan, loader=capture.loader, **_problems(capture))
         names = stack.enter_context(open_names(settings.root, settings.naming, target=settings.target))
         for method in names.methods:

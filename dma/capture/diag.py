@@ -27,6 +27,8 @@ POLL_S = 0.2
 REST = 10
 """A look at many sockets takes long, and is followed by a rest this many times as long."""
 DEADLINE_S = 5.0
+OPEN_S = 30.0
+"""The first look waits for pyroute2 to be imported, which takes long in a machine that has just booted."""
 
 OWN_NETNS = Path("/proc/thread-self/ns/net")
 OWN_FILES = Path("/proc/self/fd")
@@ -97,14 +99,14 @@ class NetlinkCapture:
             self.refresh()
             self._sightings.clear(time.monotonic_ns())
 
-    def refresh(self) -> None:
+    def refresh(self, deadline_s: float = DEADLINE_S) -> None:
         """Wait for a look that begins from now on; raises ``CaptureError``."""
         with self._turn:
             number = self._asked = self._begun + 1
             self._turn.notify_all()
-            if not self._turn.wait_for(lambda: self._done >= number or self._problem, DEADLINE_S):
+            if not self._turn.wait_for(lambda: self._done >= number or self._problem, deadline_s):
                 raise CaptureError(
-                    f"the kernel did not list its sockets in {DEADLINE_S:g} s: run `dma doctor`"
+                    f"the kernel did not list its sockets in {deadline_s:g} s: run `dma doctor`"
                 )
             if self._problem:
                 raise CaptureError(self._problem)
@@ -167,7 +169,7 @@ def open_netlink_capture(target: Target, settings: Settings) -> NetlinkCapture:
             pass
     capture = NetlinkCapture(target, settings)
     try:
-        capture.refresh()
+        capture.refresh(OPEN_S)
     except CaptureError:
         capture.__exit__()
         raise

@@ -9,7 +9,7 @@ from dma.flow import Destination, Failure, Loss, Transport
 
 DESTINATION = struct.Struct("=16s16sHBx")
 COUNTERS = struct.Struct("=13Q3I4x")
-KNOBS = struct.Struct("=QII???5x")
+KNOBS = struct.Struct("=QII????4x")
 FAILURES = tuple(Failure)  # in the order of enum failure
 LOSSES = (Loss.MAP_FULL, Loss.RING_FULL)  # in the order of enum loss
 
@@ -46,6 +46,7 @@ class Knobs(NamedTuple):
     keep_loopback: bool
     every_socket: bool
     count_udp_connects: bool
+    by_address: bool
 
     def pack(self) -> bytes:
         """The bytes that the programs read as constants."""

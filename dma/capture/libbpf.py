@@ -4,7 +4,7 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from ctypes import (
     CFUNCTYPE,
@@ -208,7 +208,7 @@ class Object:
             program = self._lib.bpf_object__next_program(self._object, program)
         return found
 
-    def load(self, *, programs: Collection[str], rodata: bytes, max_entries: dict[str, int]) -> None:
+    def load(self, *, programs: Collection[str], rodata: bytes, max_entries: Mapping[str, int]) -> None:
         """Load the named programs, with these constants and map sizes."""
         for name, program in self.programs().items():
             self._lib.bpf_program__set_autoload(program, name in programs)

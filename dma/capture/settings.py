@@ -9,6 +9,10 @@ class Settings:
 
     max_entries: int = 16384
     """Destinations the kernel's table holds."""
+    max_connections: int = 65536
+    """Attempts and open connections that kprobes follow at a time."""
+    max_peers: int = 4096
+    """Connected UDP sockets whose errors kprobes can tell whose they are."""
     patience_ms: int = 1000
     """An attempt that its caller gives up after waiting this long has timed out; earlier it is cancelled."""
     keep_loopback: bool = False

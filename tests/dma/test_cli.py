@@ -140,7 +140,7 @@ def test_doctor_without_privilege() -> None:
     report = json.loads(doctor.stdout)
     plans = {one["subject"]: one for one in report["findings"] if one["subject"].startswith("plan ")}
     assert report["plan"] == "netlink"
-    assert "CAP_BPF" in plans["plan cgroup"]["detail"]
+    assert "CAP_BPF" in plans["plan cgroup by core"]["detail"]
     assert "short_connections" in plans["plan netlink"]["detail"]
 
 

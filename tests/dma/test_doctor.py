@@ -7,20 +7,26 @@ import pytest
 from click.testing import CliRunner
 
 from dma import doctor
-from dma.capture.cgroup import CGROUP_HOOKS, TRACEPOINTS, open_cgroup_capture
+from dma.capture.hooks import CGROUP, KPROBE, Kind
+from dma.capture.plans import WAYS
+from dma.capture.probed import kprobes
 from dma.cli import main
 
 pytestmark = pytest.mark.kernel
 
 
 def test_every_hook_is_tried() -> None:
-    """Each hook of the cgroup plan is loaded and attached, and each plan opened."""
+    """Each hook of each plan is loaded and attached, kprobes only where there are any, and each plan opened."""
     findings = {finding.subject: finding for finding in doctor.examine()}
-    hooks = {f"tracepoint {name}" for name in TRACEPOINTS} | {f"cgroup hook {name}" for name in CGROUP_HOOKS}
-    assert hooks <= findings.keys()
-    assert all(findings[hook].works for hook in hooks)
+    hooks = {f"{hook.kind.value} {hook.program}": hook for hook in (*CGROUP.hooks, *KPROBE.hooks)}
+    assert hooks.keys() <= findings.keys()
+    assert all(findings[subject].works for subject, hook in hooks.items() if hook in CGROUP.hooks)
+    probed = {findings[subject].works for subject, hook in hooks.items() if hook.kind is Kind.KPROBE}
+    assert probed == {kprobes() is not None}
     assert findings["passive dns"].works
-    assert next((plan.subject, plan.detail) for plan in doctor.plans()) == ("plan cgroup", "complete")
+    opened = {finding.subject: finding.detail for _, finding in doctor.try_ways()}
+    assert opened["plan cgroup by core"] == "complete"
+    assert ("boot one built with CONFIG_KPROBES" in opened["plan kprobe by core"]) == (kprobes() is None)
 
 
 def test_destroying_sockets_is_tried_on_its_own() -> None:
@@ -40,7 +46,7 @@ def test_json_is_one_object() -> None:
     result = CliRunner().invoke(main, ["doctor", "--json"])
     assert result.exit_code == 0
     report = json.loads(result.output)
-    assert report["plan"] == "cgroup"
+    assert (report["plan"], report["loader"]) == ("fentry" if kprobes() else "cgroup", "core")
     assert all(finding["detail"] for finding in report["findings"])
 
 
@@ -49,9 +55,8 @@ def test_missing_object_is_a_finding(
 ) -> None:
     """When nothing can be loaded the findings say why, and without a plan that needs nothing the exit code is not 0."""
     missing = tmp_path_factory.mktemp("empty") / "flows.bpf.o"
-    for module in ("dma.doctor", "dma.capture.cgroup"):
-        monkeypatch.setattr(f"{module}.OBJECT", missing)
-    monkeypatch.setattr("dma.doctor.OPENERS", {"cgroup": open_cgroup_capture})
+    monkeypatch.setattr("dma.capture.core.OBJECT", missing)
+    monkeypatch.setattr("dma.doctor.WAYS", [way for way in WAYS if way.loader == "core"])
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
     assert "none works here" in result.output

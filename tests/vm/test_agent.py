@@ -11,7 +11,7 @@ from tests.vm.workload import CONNECTS, DATAGRAMS, OPEN_PORTS
 pytestmark = pytest.mark.vm
 
 REFUSED = {7104: {"refused": 4}, 7105: {"refused": 3}}
-# Linux 6.1 lacks the tracepoint; what its absence costs are further datagrams of connected UDP sockets.
+# Linux 6.1 lacks the tracepoint; what its absence costs the cgroup plan are single datagrams of connected sockets.
 ABSENT = {"tracepoint sock_send_length"}
 NEEDED = {
     "privileges",
@@ -26,9 +26,22 @@ NEEDED = {
     "cgroup hook sendmsg4",
     "cgroup hook sendmsg6",
     "kprobes",
+    "return of tcp_v4_connect",
+    "return of tcp_v6_connect",
+    "entry of tcp_connect",
+    "entry of udp_sendmsg",
+    "entry of udpv6_sendmsg",
+    "kprobe tcp_connect_kprobe",
+    "kprobe udp_sendmsg_kprobe",
+    "kprobe udpv6_sendmsg_kprobe",
+    "kprobe tcp_v4_connect_return",
+    "kprobe tcp_v6_connect_return",
+    "plan fentry by core",
     "socket diagnostics",
     "destroying sockets",
-    "plan cgroup",
+    "plan kprobe by core",
+    "plan cgroup by core",
+    "plan netlink",
 }
 
 
@@ -38,12 +51,13 @@ def test_a_stock_kernel_has_what_the_agent_needs(agent_guest: Guest) -> None:
     works = {finding["subject"]: finding["works"] for finding in examined["findings"]}
     assert {subject for subject in NEEDED if works[subject]} == NEEDED, examined
     assert {subject for subject in ABSENT if works[subject]} == set(), examined
-    assert examined["plan"] == "cgroup"
+    assert (examined["plan"], examined["loader"]) == ("fentry", "core")
 
 
-def test_known_workload_in_a_guest(agent_guest: Guest, server: str) -> None:
+@pytest.mark.parametrize("plan", ["fentry", "kprobe", "cgroup"])
+def test_known_workload_in_a_guest(agent_guest: Guest, server: str, plan: str) -> None:
     """Of 23 connects to 5 destinations, 7 refused, and of 11 UDP sends, each is counted once."""
-    counted = json.loads(agent_guest.run(INTERPRETER, IN_GUEST, "cgroup", server, timeout_s=120).stdout)
+    counted = json.loads(agent_guest.run(INTERPRETER, IN_GUEST, plan, server, timeout_s=120).stdout)
     assert {flow["address"] for flow in counted["flows"]} == {server}
     tcp = {flow["port"]: flow for flow in counted["flows"] if flow["transport"] == "TCP"}
     udp = {flow["port"]: flow for flow in counted["flows"] if flow["transport"] == "UDP"}
@@ -61,7 +75,7 @@ def test_watch_prints_the_exchange_format(agent_guest: Guest, server: str) -> No
     """What a guest calls while ``dma watch`` runs stands in its array, each destination once."""
     # The first array tells that the capture is on.
     script = f"""
-        dma watch --json --plan cgroup --interval 0.5 --duration 60 --no-reverse-dns > /var/tmp/watched & watch=$!
+        dma watch --json --interval 0.5 --duration 60 --no-reverse-dns > /var/tmp/watched & watch=$!
         until [ -s /var/tmp/watched ]; do sleep 0.1; done
         cd /var/tmp && {INTERPRETER} {IN_GUEST} {server} && lines=$(wc -l < watched)
         until [ "$(wc -l < watched)" -ge $((lines + 2)) ]; do sleep 0.1; done

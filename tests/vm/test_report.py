@@ -106,7 +106,7 @@ def test_the_unit_grants_what_the_best_plan_needs(agent_guest: Guest) -> None:
     )
     command = ("systemd-run", "--quiet", "--pipe", "--wait", "--property", granted)
     examined = agent_guest.run(*command, "/usr/local/bin/dma", "doctor", "--json", timeout_s=120).stdout
-    assert json.loads(examined)["plan"] == "cgroup"
+    assert json.loads(examined)["plan"] == "fentry"
 
 
 def test_a_service_in_a_guest_reports(reporting: Guest, manager: str, server: str) -> None:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dma.capture.cgroup import OBJECT
+from dma.capture.core import OBJECT
 from dma.capture.libbpf import Object, library
 from dma.capture.plans import open_capture
 from dma.capture.target import Target, cgroup2_root, opened_cgroup

@@ -1,7 +1,6 @@
 """Two private network namespaces with a cable between them, and a process that calls from the one into the other."""
 
 import os
-import platform
 import select
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Self, TypeVar
 
+from bpf.build import compile_object
 from dma.flow import Capture, Flow, Transport
 
 SOURCES = Path(__file__).parents[3] / "bpf"
@@ -110,10 +110,7 @@ def compiled_for(directory: Path, tracepoints: Mapping[str, str]) -> Path:
         source = source.replace(f'SEC("tp_btf/{name}")', f'SEC("tp_btf/{other}")')
     (directory / "flows.bpf.c").write_text(source)
     target = directory / "flows.bpf.o"
-    includes = (f"-I{SOURCES}", f"-I/usr/include/{platform.machine()}-linux-gnu")
-    run(
-        "clang", "-g", "-O2", "-target", "bpf", *includes, "-c", f"{directory}/flows.bpf.c", "-o", str(target)
-    )
+    compile_object("clang", directory / "flows.bpf.c", target)
     return target
 
 

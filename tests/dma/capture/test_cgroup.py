@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dma.capture.cgroup import CGROUP_HOOKS, CONNECTED_DATAGRAMS
+from dma.capture.hooks import CGROUP, CONNECTED_DATAGRAMS, Kind
 from dma.capture.plans import open_capture
 from dma.capture.settings import Settings
 from dma.capture.target import Target
@@ -42,10 +42,10 @@ UNIT = Path(__file__).parents[3] / "idm" / "units" / "stackmend-dma.service"
 OPENED = """
 import sys
 from pathlib import Path
-from dma.capture import cgroup
+from dma.capture import core
 from dma.capture.plans import open_capture
 from dma.capture.target import Target
-cgroup.OBJECT = Path(sys.argv[1])
+core.OBJECT = Path(sys.argv[1])
 with open_capture(Target()) as capture:
     print(capture.plan, *(f"{one.name}: {one.problem}" for one in capture.probes if one.problem), sep="\\n")
 """
@@ -403,7 +403,7 @@ def test_older_kernel(
 ) -> None:
     """Without the optional tracepoints the plan says which are missing, and counts a UDP connect() as one attempt."""
     optional = ("tcp_destroy_sock", "sock_send_length", "inet_sk_error_report")
-    monkeypatch.setattr("dma.capture.cgroup.OBJECT", compiled_without(tmp_path, *optional))
+    monkeypatch.setattr("dma.capture.core.OBJECT", compiled_without(tmp_path, *optional))
     with open_capture(Target(netns=network.client_netns), plan="cgroup") as capture:
         assert {probe.name for probe in capture.probes if probe.problem} == set(optional)
         caller(f"call(v4, '{SERVER_V4}', 7326)")
@@ -437,19 +437,19 @@ def test_older_kernel_with_the_capabilities_of_the_unit(tmp_path: Path) -> None:
 
 def test_no_outcomes_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the tracepoint that tells outcomes there is no cgroup plan."""
-    monkeypatch.setattr("dma.capture.cgroup.OBJECT", compiled_without(tmp_path, "inet_sock_set_state"))
+    monkeypatch.setattr("dma.capture.core.OBJECT", compiled_without(tmp_path, "inet_sock_set_state"))
     with pytest.raises(CaptureError, match="inet_sock_set_state"):
         open_capture(Target(), plan="cgroup")
 
 
 def test_without_cgroup_hooks(network: Cable, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no cgroup2 file system is mounted, TCP is counted all the same, and the missing hooks are named."""
-    monkeypatch.setattr("dma.capture.cgroup.cgroup2_root", lambda: None)
+    monkeypatch.setattr("dma.capture.probed.cgroup2_root", lambda: None)
     with (
         open_capture(Target(netns=network.client_netns), plan="cgroup") as capture,
         network.server_socket(socket.SOCK_STREAM, 7328),
     ):
-        assert {probe.name for probe in capture.probes if probe.problem} == set(CGROUP_HOOKS)
+        assert {probe.name for probe in capture.probes if probe.problem} == CGROUP.of_kind(Kind.CGROUP)
         for family, host in (("v4", SERVER_V4), ("v6", SERVER_V6), ("v6", MAPPED)):
             caller(f"call({family}, '{host}', 7328)")
         counted = {str(f.destination.address): (f.attempts, f.established) for f in capture.flows()}

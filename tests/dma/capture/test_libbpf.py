@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dma.capture.cgroup import CGROUP_HOOKS, LEARN_SELF, OBJECT, OUTCOMES, TRACEPOINTS
+from dma.capture.core import LEARN_SELF, OBJECT
+from dma.capture.hooks import CGROUP, OUTCOMES
 from dma.capture.layout import Knobs
 from dma.capture.libbpf import LoadError, Object, library
 from dma.flow import CaptureError
@@ -31,7 +32,7 @@ LOOK_UPS = {
     "prog_id": "bpf_prog_get_fd_by_id",
     "map_id": "bpf_map_get_fd_by_id",
 }
-KNOBS = Knobs(0, 0, 0, keep_loopback=False, every_socket=False, count_udp_connects=False)
+KNOBS = Knobs(0, 0, 0, keep_loopback=False, every_socket=False, count_udp_connects=False, by_address=False)
 
 
 def kernel_objects(pid: int) -> Iterator[tuple[str, int]]:
@@ -78,7 +79,7 @@ def test_nothing_is_left_after_close() -> None:
     before = set(kernel_objects(os.getpid()))
     with Object(OBJECT) as loaded:
         loaded.load(
-            programs=(LEARN_SELF, *TRACEPOINTS, *CGROUP_HOOKS),
+            programs=(LEARN_SELF, *(hook.program for hook in CGROUP.hooks)),
             rodata=KNOBS.pack(),
             max_entries={"destinations": 1},
         )
