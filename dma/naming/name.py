@@ -37,6 +37,7 @@ CONFIDENCE = {
     Source.WELL_KNOWN_PORT: 20,
     Source.PROCESS: 10,
 }
+REGISTRIES = frozenset({Source.REGISTRY, Source.CONSUL, Source.ETCD})
 HINTS = frozenset({Source.GREETING, Source.WELL_KNOWN_PORT, Source.PROCESS})
 """These name a kind of service, never one machine."""
 

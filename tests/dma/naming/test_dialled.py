@@ -112,3 +112,55 @@ def test_ten_thousand_names_are_small() -> None:
         tracemalloc.stop()
     assert len(answers.bindings.cache) == LIMIT
     assert held < 20e6
+
+
+class Registry:
+    """A registry in which the test writes."""
+
+    source = Source.CONSUL
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self.listed: tuple[Name, ...] = ()
+        self.dialled = Dialled(Names([self]))
+
+    def lookup(self, _: Destination) -> tuple[Name, ...]:
+        """What is listed."""
+        return self.listed
+
+    def changed(self) -> set[Address]:
+        """Nobody asks."""
+        return set()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def enter(self, *services: str) -> None:
+        """From now on these are at the place."""
+        self.listed = tuple(Name(service, self.source, 96, at_port=True) for service in services)
+
+    def call(self, *, times: int) -> list[str]:
+        """A destination was called so often by now; returns its names."""
+        called = flow(str(ADDRESS), attempts=times, last_attempt_ns=times)
+        self.dialled.note(called)
+        return [one.name for one in self.dialled.lookup(called.destination)]
+
+
+def test_what_was_registered_when_it_was_called_stays_what_it_was() -> None:
+    """A service that is taken out keeps the calls that were made of it; the next call is of nobody that is known."""
+    registry = Registry()
+    registry.enter("api")
+    assert registry.call(times=1) == ["api"]
+    registry.enter()
+    assert registry.call(times=1) == ["api"]
+    assert registry.call(times=2) == []
+
+
+def test_the_newest_entry_of_a_registry_counts() -> None:
+    """What is listed now goes before what was when it was called, for then the registry may not have been read."""
+    registry = Registry()
+    assert registry.call(times=1) == []
+    registry.enter("api")
+    assert registry.call(times=1) == ["api"]
+    registry.enter("mail")
+    assert registry.call(times=1) == ["mail"]
