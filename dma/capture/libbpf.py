@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from ctypes import (
@@ -96,7 +97,7 @@ def _keep(vsnprintf: Callable[..., int]) -> Callable[[int, bytes, int], int]:
 def library() -> Any:
     """libbpf with its prototypes set and its output caught."""
     try:
-        loaded: Any = ctypes.CDLL("libbpf.so.1", use_errno=True)
+        loaded = _load()
     except OSError as e:
         raise CaptureError(f"libbpf.so.1 cannot be loaded ({e}): apt-get install libbpf1") from e
     for name, (result, arguments) in _PROTOTYPES.items():
@@ -105,6 +106,18 @@ def library() -> Any:
     loaded.kept_print = _PRINT(_keep(ctypes.CDLL(None).vsnprintf))
     loaded.libbpf_set_print(loaded.kept_print)
     return loaded
+
+
+def _load() -> Any:
+    """The system's, else the one that this environment has brought along with what that needs."""
+    own = Path(sys.prefix) / "lib"
+    try:
+        return ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError:
+        if not (own / "libbpf.so.1").exists():
+            raise
+    ctypes.CDLL(str(own / "libelf.so.1"))
+    return ctypes.CDLL(str(own / "libbpf.so.1"), use_errno=True)
 
 
 def explain(error: int) -> str:

@@ -34,6 +34,9 @@ class Shell(Protocol):
         ``stdin`` may have some ten kilobytes: it travels in one message.
         """
 
+    def write(self, vcd: str, path: str, content: bytes) -> None:
+        """Write a file of any size, which everybody in the guest may read and write. Raises ``DriverError``."""
+
 
 class Installer(Protocol):
     """Brings the program itself into a guest that runs and lacks it, such as from a bundle on this host. Blocking."""

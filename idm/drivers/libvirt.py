@@ -252,6 +252,11 @@ class LibvirtDriver:
         with _explained(f"{vcd} cannot run {command[0]}", advice):
             return self._agent(vcd, self._domain(vcd)).run(command, timeout_s=timeout_s, stdin=stdin)
 
+    def write(self, vcd: str, path: str, content: bytes) -> None:
+        """Write a file in the VM by its guest agent; everybody there may read and write it."""
+        with _explained(f"{vcd} cannot take {path}", "see that qemu-guest-agent runs in the VM"):
+            self._agent(vcd, self._domain(vcd)).write(path, content)
+
     def remove(self) -> None:
         """Remove the domains with their snapshots, let go of adopted ones, then their files and the network."""
         together(lambda found: self._remove(*found), self._labelled())

@@ -1,0 +1,154 @@
+"""Brings the agent's bundle into guests that run."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
+from pathlib import Path
+
+from idm.delivery.bundle import HOME, PROGRAMS, Bundle, available
+from idm.delivery.guest import DeliveryError, Shell
+from idm.driver import Completed, DriverError
+
+# The volume label of the seed disk.
+LABEL = "CIDATA"
+PLACE = "/var/tmp/stackmend-bundle"
+# Unpacking a thousand files takes ten seconds where instructions are emulated, and compiling them as long again.
+UNPACK_S = 300.0
+SHORT_S = 30.0
+
+Bundles = Mapping[str, Bundle]
+
+# Finds among the bundles in the directory $1, or else on the seed disk, one that fits a Python of the guest, and makes
+# it an environment of the guest's own, unless that has one of the digests $2 already. It is asked for its version at
+# the end: this compiles what it imports, and shows that it runs.
+SCRIPT = """\
+set -u
+umask 022
+exec 9>/run/stackmend-install.lock
+if command -v flock >/dev/null; then flock 9; fi
+home={home} from=$1 mounted= bundle= abis=
+for program in {programs}; do
+    link=/usr/local/bin/$program
+    if [ -x $link ] && [ "$(readlink $link)" != $home/bin/$program ]; then exit 0; fi
+done
+case " $2 " in *" $(cat $home/digest 2>/dev/null || echo none) "*) exit 0 ;; esac
+leave() {{
+    [ -z "$mounted" ] || umount "$mounted"
+    rm -rf {place}
+}}
+trap leave EXIT
+if [ ! -d "$from" ]; then
+    mkdir -m 0700 "$from"
+    if mount -o ro LABEL={label} "$from" 2>/dev/null; then mounted=$from; fi
+fi
+for python in /usr/bin/python3 /usr/bin/python3.[0-9] /usr/bin/python3.[0-9][0-9] /usr/local/bin/python3; do
+    [ -x $python ] || continue
+    abi=$($python -Ic 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')
+    abis="$abis $abi"
+    for bundle in "$from/$abi".*.tar.gz; do
+        [ ! -e "$bundle" ] || break 2
+    done
+    bundle=
+done
+if [ -z "$abis" ]; then exit {no_python:d}; fi
+if [ -z "$bundle" ]; then echo "$abis"; exit {no_bundle:d}; fi
+set -e
+rm -rf $home.new
+mkdir -p $home.new /usr/local/bin
+tar -xzf "$bundle" -C $home.new --no-same-owner
+sed -i "s|^home = .*|home = ${{python%/*}}|" $home.new/pyvenv.cfg
+ln -s $python $home.new/bin/python
+rm -rf $home
+mv $home.new $home
+if command -v restorecon >/dev/null; then restorecon -R $home; fi
+$home/bin/dma --version || {{ rm -rf $home; exit {broken:d}; }}
+for program in {programs}; do ln -sfn $home/bin/$program /usr/local/bin/$program; done
+[ ! -d /run/systemd/system ] || systemctl --no-block try-restart 'stackmend-*'
+"""
+
+REMOVE = """\
+for program in {programs}; do
+    if [ "$(readlink /usr/local/bin/$program)" = {home}/bin/$program ]; then rm /usr/local/bin/$program; fi
+done
+rm -rf {home}
+"""
+
+
+class Refusal(IntEnum):
+    """How the script ends when it installs nothing; any other status but 0 is a failure on the way."""
+
+    NO_PYTHON = 93
+    NO_BUNDLE = 94
+    BROKEN = 95
+
+
+class BundleInstaller:
+    """Installs from bundles in a directory of this host, whose own one is made when it is not there."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def install(self, shell: Shell, vcd: str) -> None:
+        """Leave the programs in the guest, harmless when it has them. Raises ``DeliveryError`` and ``DriverError``."""
+        bundles = available(self._directory)
+        end = _run(shell, vcd, bundles)
+        if end.status == Refusal.NO_BUNDLE:
+            _put(shell, vcd, _fitting(vcd, end.output.split(), bundles))
+            end = _run(shell, vcd, bundles)
+        _check(vcd, end)
+
+    def remove(self, shell: Shell, vcd: str) -> None:
+        """Take out what was installed; harmless when nothing was. Raises ``DriverError``."""
+        shell.execute(vcd, ("sh", "-c", _fill(REMOVE)), timeout_s=SHORT_S)
+
+
+def command(bundles: Iterable[Bundle]) -> tuple[str, ...]:
+    """What installs a fitting one of these, when they are in :data:`PLACE` of a guest or on its seed disk."""
+    digests = " ".join(bundle.digest for bundle in bundles)
+    return ("sh", "-c", _fill(SCRIPT), "install", PLACE, digests)
+
+
+def _run(shell: Shell, vcd: str, bundles: Bundles) -> Completed:
+    return shell.execute(vcd, command(bundles.values()), timeout_s=UNPACK_S)
+
+
+def _fitting(vcd: str, abis: Sequence[str], bundles: Bundles) -> Bundle:
+    for abi in abis:
+        if abi in bundles:
+            return bundles[abi]
+    raise DeliveryError(
+        f"{vcd} has {', '.join(abis)}, there are bundles for {', '.join(sorted(bundles))}: "
+        "make one by idm bundle on a host with that Python, or install the agent in the image"
+    )
+
+
+def _put(shell: Shell, vcd: str, found: Bundle) -> None:
+    made = shell.execute(vcd, ("sh", "-c", f"rm -rf {PLACE} && mkdir -m 0700 {PLACE}"), timeout_s=SHORT_S)
+    if made.status:
+        raise DriverError(f"{vcd} takes no files: {_last(made)}: see that /var/tmp can be written there")
+    shell.write(vcd, f"{PLACE}/{found.path.name}", found.path.read_bytes())
+
+
+def _check(vcd: str, end: Completed) -> None:
+    if end.status == Refusal.NO_PYTHON:
+        raise DeliveryError(f"{vcd} has no python3: install it there, or the agent in its image")
+    if end.status == Refusal.BROKEN:
+        raise DeliveryError(f"{vcd} cannot run the bundle, {_last(end)}: make one on an older system")
+    if end.status:
+        raise DriverError(f"{vcd} does not take the bundle: {_last(end)}: look at the disk space there")
+
+
+def _last(end: Completed) -> str:
+    lines = end.output.strip().splitlines()
+    return lines[-1] if lines else f"status {end.status}"
+
+
+def _fill(template: str) -> str:
+    return template.format(
+        home=HOME,
+        place=PLACE,
+        label=LABEL,
+        programs=" ".join(PROGRAMS),
+        no_python=Refusal.NO_PYTHON,
+        no_bundle=Refusal.NO_BUNDLE,
+        broken=Refusal.BROKEN,
+    )
