@@ -1,7 +1,7 @@
-"""The agent as an archive for guests that lack it, made of this installation's own files: nothing is downloaded.
+"""A program as an archive for guests that lack it, made of this installation's own files: nothing is downloaded.
 
 It fits a Python of the same version, machine and C library as the one that it was made with, and holds what a virtual
-environment holds at ``HOME``, with libbpf for guests that have none.
+environment holds, and libbpf for guests that have none.
 """
 
 import gzip
@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import tarfile
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,16 +22,34 @@ from packaging.requirements import Requirement
 
 from idm.errors import DeployError
 
-HOME = "/usr/local/lib/stackmend"
-PROGRAMS = ("dma", "dm")
-# Of the product's own extras, those whose programs run in guests.
-EXTRAS = ("", "dm")
-LIBRARIES = ("libelf.so.1", "libbpf.so.1")
+PARENT = "/usr/local/lib/stackmend"
 # Nothing that a program reads while it runs.
 UNUSED_PARTS, UNUSED_SUFFIXES = {"__pycache__", "tests", ".."}, {".pyi", ".pyx", ".pxd", ".h"}
 # Archives have to know no time before 1980, and an equal content is to be an equal archive.
 MADE = 315532800
 FASTER = 6
+
+
+class Role(Enum):
+    """What is bundled, by the name of its program."""
+
+    AGENT = "dma"
+    MANAGER = "dm"
+
+    @property
+    def home(self) -> str:
+        """The environment's place in a guest."""
+        return f"{PARENT}/{self.value}"
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The sets of what the product depends on."""
+        return ("", "dm") if self is Role.MANAGER else ("",)
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The shared libraries that not every system has."""
+        return ("libelf.so.1", "libbpf.so.1") if self is Role.AGENT else ()
 
 
 class Bundle(NamedTuple):
@@ -40,8 +59,14 @@ class Bundle(NamedTuple):
     """
 
     path: Path
+    role: Role
     abi: str
     digest: str
+
+
+def named(directory: Path, role: Role, abi: str, digest: str) -> Bundle:
+    """The bundle as it is called."""
+    return Bundle(directory / f"{role.value}.{abi}.{digest}.tar.gz", role, abi, digest)
 
 
 def own_abi() -> str:
@@ -49,14 +74,13 @@ def own_abi() -> str:
     return str(sysconfig.get_config_var("SOABI"))
 
 
-def ensure(directory: Path) -> Bundle:
+def ensure(directory: Path, role: Role) -> Bundle:
     """The bundle of this installation; made, in some seconds, unless it is there as the installation has it now.
 
     Raises :class:`idm.errors.DeployError` when something is missing, or cannot be written.
     """
-    files = _contents()
-    digest = _digest(files)
-    bundle = Bundle(directory / f"{own_abi()}.{digest}.tar.gz", own_abi(), digest)
+    files = _contents(role)
+    bundle = named(directory, role, own_abi(), _digest(files))
     if not bundle.path.exists():
         try:
             _write(bundle, files)
@@ -67,15 +91,14 @@ def ensure(directory: Path) -> Bundle:
     return bundle
 
 
-def available(directory: Path) -> dict[str, Bundle]:
+def available(directory: Path, role: Role) -> dict[str, Bundle]:
     """All bundles by what they fit: that of this installation, and those that were brought here from others.
 
     Raises :class:`idm.errors.DeployError` like :func:`ensure`.
     """
-    own = ensure(directory)
-    names = [path.name.removesuffix(".tar.gz").rpartition(".") for path in directory.glob("*.*.tar.gz")]
-    others = {abi: Bundle(directory / f"{abi}.{digest}.tar.gz", abi, digest) for abi, _, digest in names}
-    return others | {own.abi: own}
+    own = ensure(directory, role)
+    names = [path.name.split(".") for path in directory.glob(f"{role.value}.*.*.tar.gz")]
+    return {abi: named(directory, role, abi, digest) for _, abi, digest, *_ in names} | {own.abi: own}
 
 
 def _write(bundle: Bundle, files: Mapping[str, Path]) -> None:
@@ -85,8 +108,10 @@ def _write(bundle: Bundle, files: Mapping[str, Path]) -> None:
     fresh = directory / f".{os.getpid()}.new"
     try:
         with fresh.open("wb") as file:
-            _pack(file, files, bundle.digest)
-        replaced = [path for path in directory.glob(f"{bundle.abi}.*") if path != bundle.path]
+            _pack(file, files, bundle)
+        replaced = [
+            path for path in directory.glob(f"{bundle.role.value}.{bundle.abi}.*") if path != bundle.path
+        ]
         fresh.rename(bundle.path)
     finally:
         fresh.unlink(missing_ok=True)
@@ -94,12 +119,12 @@ def _write(bundle: Bundle, files: Mapping[str, Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _pack(file: io.BufferedWriter, files: Mapping[str, Path], digest: str) -> None:
+def _pack(file: io.BufferedWriter, files: Mapping[str, Path], bundle: Bundle) -> None:
     with (
         gzip.GzipFile("", "wb", FASTER, file, MADE) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar,
     ):
-        for name, content in _texts(digest).items():
+        for name, content in _texts(bundle).items():
             _add(tar, name, content, executable=name.startswith("bin/"))
         for name, path in files.items():
             _add(tar, name, path.read_bytes())
@@ -111,43 +136,47 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, *, executable: bool = 
     tar.addfile(entry, io.BytesIO(content))
 
 
-def _texts(digest: str) -> dict[str, bytes]:
+def _texts(bundle: Bundle) -> dict[str, bytes]:
     """What makes an environment of the files; who unpacks them adds ``bin/python``, a link to the guest's own."""
-    texts = {"digest": f"{digest}\n", "pyvenv.cfg": "home = /usr/bin\ninclude-system-site-packages = true\n"}
-    for program in PROGRAMS:
-        texts[f"bin/{program}"] = f"#!{HOME}/bin/python -I\nfrom {program}.cli import main\n\nmain()\n"
+    texts = {
+        "digest": f"{bundle.digest}\n",
+        "pyvenv.cfg": "home = /usr/bin\ninclude-system-site-packages = true\n",
+    }
+    program, home = bundle.role.value, bundle.role.home
+    texts[f"bin/{program}"] = f"#!{home}/bin/python -I\nfrom {program}.cli import main\n\nmain()\n"
     return {name: text.encode() for name, text in texts.items()}
 
 
-def _contents() -> dict[str, Path]:
+def _contents(role: Role) -> dict[str, Path]:
     """All files by their names in the archive, sorted."""
-    packages = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-    files = {f"lib/{name}": _library(name) for name in LIBRARIES}
-    for name, path in (*_own(), *_foreign()):
+    place = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    files = {f"lib/{name}": _library(name) for name in role.libraries}
+    for name, path in (*_own(role), *_foreign(role)):
         if not UNUSED_PARTS & set(Path(name).parts) and path.suffix not in UNUSED_SUFFIXES and path.is_file():
-            files[f"{packages}/{name}"] = path
-    if not any(path.suffixes == [".bpf", ".o"] for path in files.values()):
+            files[f"{place}/{name}"] = path
+    if role is Role.AGENT and not any(path.suffixes == [".bpf", ".o"] for path in files.values()):
         raise DeployError("the agent's BPF object is missing in this installation: build it with make")
     return dict(sorted(files.items()))
 
 
-def _own() -> Iterator[tuple[str, Path]]:
-    """The programs' packages, wherever they are imported from, and what tells their version."""
-    for program in PROGRAMS:
-        spec = find_spec(program)
+def _own(role: Role) -> Iterator[tuple[str, Path]]:
+    """The product's packages, wherever they are imported from, and what tells their version."""
+    # The agent shares the contract with the manager.
+    for package in {role.value, "dm"}:
+        spec = find_spec(package)
         if spec is None or spec.origin is None:
-            raise DeployError(f"the package {program} is missing in this installation: install it whole")
+            raise DeployError(f"the package {package} is missing in this installation: install it whole")
         root = Path(spec.origin).parent
         for path in root.rglob("*"):
-            yield f"{program}/{path.relative_to(root)}", path
+            yield f"{package}/{path.relative_to(root)}", path
     for file in distribution("stackmend").files or ():
         if file.name == "METADATA":
             yield str(file), Path(str(file.locate()))
 
 
-def _foreign() -> Iterator[tuple[str, Path]]:
+def _foreign(role: Role) -> Iterator[tuple[str, Path]]:
     """The files of all distributions that the programs need."""
-    for name in sorted(set(_needed(distribution("stackmend"), EXTRAS))):
+    for name in sorted(set(_needed(distribution("stackmend"), role.extras))):
         for file in distribution(name).files or ():
             yield str(file), Path(str(file.locate()))
 
@@ -178,7 +207,7 @@ def _library(name: str) -> Path:
 
 def _digest(files: Mapping[str, Path]) -> str:
     """Of the contents' sizes and times, since to read them takes as long as to pack them."""
-    digest = hashlib.sha256(repr(sorted(_texts("").items())).encode())
+    digest = hashlib.sha256(PARENT.encode())
     for name, path in files.items():
         status = path.stat()
         digest.update(f"\0{name} {status.st_size} {status.st_mtime_ns}".encode())

@@ -1,10 +1,10 @@
-"""Brings the agent's bundle into guests that run."""
+"""Brings a program's bundle into guests that run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
-from idm.delivery.bundle import HOME, PROGRAMS, Bundle, available
+from idm.delivery.bundle import Bundle, Role, available
 from idm.delivery.guest import DeliveryError, Shell
 from idm.driver import Completed, DriverError
 
@@ -25,11 +25,8 @@ set -u
 umask 022
 exec 9>/run/stackmend-install.lock
 if command -v flock >/dev/null; then flock 9; fi
-home={home} from=$1 mounted= bundle= abis=
-for program in {programs}; do
-    link=/usr/local/bin/$program
-    if [ -x $link ] && [ "$(readlink $link)" != $home/bin/$program ]; then exit 0; fi
-done
+home={home} link=/usr/local/bin/{program} from=$1 mounted= bundle= abis=
+if [ -x $link ] && [ "$(readlink $link)" != $home/bin/{program} ]; then exit 0; fi
 case " $2 " in *" $(cat $home/digest 2>/dev/null || echo none) "*) exit 0 ;; esac
 leave() {{
     [ -z "$mounted" ] || umount "$mounted"
@@ -44,7 +41,7 @@ for python in /usr/bin/python3 /usr/bin/python3.[0-9] /usr/bin/python3.[0-9][0-9
     [ -x $python ] || continue
     abi=$($python -Ic 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')
     abis="$abis $abi"
-    for bundle in "$from/$abi".*.tar.gz; do
+    for bundle in "$from/{program}.$abi".*.tar.gz; do
         [ ! -e "$bundle" ] || break 2
     done
     bundle=
@@ -60,16 +57,17 @@ ln -s $python $home.new/bin/python
 rm -rf $home
 mv $home.new $home
 if command -v restorecon >/dev/null; then restorecon -R $home; fi
-$home/bin/dma --version || {{ rm -rf $home; exit {broken:d}; }}
-for program in {programs}; do ln -sfn $home/bin/$program /usr/local/bin/$program; done
+$home/bin/{program} --version || {{ rm -rf $home; exit {broken:d}; }}
+ln -sfn $home/bin/{program} $link
 [ ! -d /run/systemd/system ] || systemctl --no-block try-restart 'stackmend-*'
 """
 
 REMOVE = """\
-for program in {programs}; do
-    if [ "$(readlink /usr/local/bin/$program)" = {home}/bin/$program ]; then rm /usr/local/bin/$program; fi
-done
+link=/usr/local/bin/{program}
+if [ "$(readlink $link)" = {home}/bin/{program} ]; then rm $link; fi
 rm -rf {home}
+rmdir {home}/.. 2>/dev/null
+exit 0
 """
 
 
@@ -84,31 +82,32 @@ class Refusal(IntEnum):
 class BundleInstaller:
     """Installs from bundles in a directory of this host, whose own one is made when it is not there."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, role: Role = Role.AGENT) -> None:
         self._directory = directory
+        self._role = role
 
     def install(self, shell: Shell, vcd: str) -> None:
-        """Leave the programs in the guest, harmless when it has them. Raises ``DeliveryError`` and ``DriverError``."""
-        bundles = available(self._directory)
-        end = _run(shell, vcd, bundles)
+        """Leave the program in the guest, harmless when it has it. Raises ``DeliveryError`` and ``DriverError``."""
+        bundles = available(self._directory, self._role)
+        end = _run(shell, vcd, self._role, bundles)
         if end.status == Refusal.NO_BUNDLE:
             _put(shell, vcd, _fitting(vcd, end.output.split(), bundles))
-            end = _run(shell, vcd, bundles)
+            end = _run(shell, vcd, self._role, bundles)
         _check(vcd, end)
 
     def remove(self, shell: Shell, vcd: str) -> None:
         """Take out what was installed; harmless when nothing was. Raises ``DriverError``."""
-        shell.execute(vcd, ("sh", "-c", _fill(REMOVE)), timeout_s=SHORT_S)
+        shell.execute(vcd, ("sh", "-c", _fill(REMOVE, self._role)), timeout_s=SHORT_S)
 
 
-def command(bundles: Iterable[Bundle]) -> tuple[str, ...]:
+def command(role: Role, bundles: Iterable[Bundle]) -> tuple[str, ...]:
     """What installs a fitting one of these, when they are in :data:`PLACE` of a guest or on its seed disk."""
     digests = " ".join(bundle.digest for bundle in bundles)
-    return ("sh", "-c", _fill(SCRIPT), "install", PLACE, digests)
+    return ("sh", "-c", _fill(SCRIPT, role), "install", PLACE, digests)
 
 
-def _run(shell: Shell, vcd: str, bundles: Bundles) -> Completed:
-    return shell.execute(vcd, command(bundles.values()), timeout_s=UNPACK_S)
+def _run(shell: Shell, vcd: str, role: Role, bundles: Bundles) -> Completed:
+    return shell.execute(vcd, command(role, bundles.values()), timeout_s=UNPACK_S)
 
 
 def _fitting(vcd: str, abis: Sequence[str], bundles: Bundles) -> Bundle:
@@ -142,12 +141,12 @@ def _last(end: Completed) -> str:
     return lines[-1] if lines else f"status {end.status}"
 
 
-def _fill(template: str) -> str:
+def _fill(template: str, role: Role) -> str:
     return template.format(
-        home=HOME,
+        home=role.home,
         place=PLACE,
         label=LABEL,
-        programs=" ".join(PROGRAMS),
+        program=role.value,
         no_python=Refusal.NO_PYTHON,
         no_bundle=Refusal.NO_BUNDLE,
         broken=Refusal.BROKEN,

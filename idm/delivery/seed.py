@@ -17,7 +17,7 @@ from pycdlib import PyCdlib
 from pycdlib.pycdlibexception import PyCdlibException
 
 from idm.delivery import install, script
-from idm.delivery.bundle import Bundle
+from idm.delivery.bundle import Bundle, Role
 from idm.delivery.payload import PRIVATE, Payload
 from idm.errors import DeployError
 
@@ -94,7 +94,7 @@ def _cloud_config(seed: Seed) -> dict[str, object]:
         "manage_etc_hosts": False,
         "write_files": [{"path": "/etc/hosts", "append": True, "content": names}],
         "runcmd": [
-            *([install.command(seed.bundles)] if seed.bundles else []),
+            *([install.command(Role.AGENT, seed.bundles)] if seed.bundles else []),
             ["sh", "-c", mount],
             ["sh", "-c", unpack, "install", script.install(seed.payload)],
             ["umount", MOUNT],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pycdlib import PyCdlib
 
-from idm.delivery.bundle import Bundle
+from idm.delivery.bundle import Role, named
 from idm.delivery.payload import PRIVATE, PUBLIC, File, Payload
 from idm.delivery.seed import PAYLOAD, Seed, Wiring, write
 from idm.errors import DeployError
@@ -28,9 +28,7 @@ WIRING = Wiring(
 @pytest.fixture
 def seed(tmp_path: Path) -> Seed:
     """A seed with a bundle."""
-    bundle = Bundle(
-        tmp_path / "cpython-311-x86_64-linux-gnu.abc.tar.gz", "cpython-311-x86_64-linux-gnu", "abc"
-    )
+    bundle = named(tmp_path, Role.AGENT, "cpython-311-x86_64-linux-gnu", "abc")
     bundle.path.write_bytes(b"a bundle")
     return Seed(instance="shop-web-1", host="web", wiring=WIRING, payload=AGENT, bundles=(bundle,))
 
