@@ -21,6 +21,7 @@ from idm.errors import DeployError
 from idm.executor import Executor
 from idm.journal import Journal, Launch
 from idm.manager import CALL_S, answers, call, endpoint, heard
+from idm.manifest import Delivery
 from idm.observe import Observer
 from idm.process import find
 from idm.sockets import destroy
@@ -82,7 +83,8 @@ class Deployment:
         if stack.seat and stack.guests is not None:
             await asyncio.to_thread(stack.driver.start, stack.seat)
             payload = await asyncio.to_thread(stack.manager_payload)
-            await seat(stack.guests, stack.seat, payload, stack.deployer())
+            installer = stack.installer(stack.seat)
+            await seat(stack.guests, stack.seat, payload, stack.deployer(), installer=installer)
             return
         if (child := find(home.run, "dm")) is not None:
             child[1].close()
@@ -148,7 +150,8 @@ class Deployment:
             payloads=stack.payloads,
             heard=lambda: heard(stack.deployer(), stack.name),
             gone=lambda vcd: destroy(manifest.vcd[vcd].address, port=port),
-            installers={},
+            installers={vcd: one for vcd in stack.vcds if (one := stack.installer(vcd)) is not None},
+            seeded={vcd for vcd in stack.vcds if manifest.delivery(vcd) is Delivery.CLOUD_INIT},
         )
 
     def _on_change(self, instance: Instance) -> None:

@@ -10,6 +10,7 @@ from dm.v1.stack_service_pb2_grpc import StackServiceStub
 from idm.ca import CaError
 from idm.delivery.agent import PATHS, UNIT
 from idm.delivery.guest import withdraw
+from idm.delivery.install import uninstall
 from idm.delivery.manager import paths, unit
 from idm.deployment import DEPLOYS
 from idm.driver import DriverError, Power
@@ -75,6 +76,7 @@ async def _withdraw_agents(stack: Stack) -> list[str]:
             await asyncio.to_thread(withdraw, guests, vcd, UNIT, PATHS)
             if vcd == stack.seat:
                 await asyncio.to_thread(withdraw, guests, vcd, unit(stack.name), paths(stack.name))
+            await asyncio.to_thread(uninstall, guests, vcd)
         except DriverError as e:
             left.append(f"{vcd} keeps its agent: {e}")
 

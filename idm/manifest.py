@@ -181,6 +181,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     rollback: Rollback = Rollback()
     smoke: Smoke | None = None
 
+    def delivery(self, vcd: str) -> Delivery:
+        """How the agent gets into this VCD."""
+        return self.vcd[vcd].delivery or self.agent.delivery
+
 
 def load(path: Path) -> Manifest:
     """Read and check a manifest. Raises :class:`ManifestError`."""
@@ -289,6 +293,8 @@ def _check_machine(name: str, vcd: Vcd) -> None:
     )
     if vcd.domain:
         _check_unused(vcd, ("machine",), place=place, reason="an existing domain has its hardware")
+        if vcd.delivery is Delivery.CLOUD_INIT:
+            raise ManifestError(f"{place}.delivery: an existing domain has booted before: leave this out")
     paths = {"image": vcd.image, "machine.kernel": machine.kernel, "machine.initrd": machine.initrd}
     for key, path in paths.items():
         if path and not path.startswith("/"):

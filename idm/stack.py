@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from idm.ca import Authority
 from idm.delivery.agent import agent_payload
-from idm.delivery.guest import Shell
+from idm.delivery.guest import Installer, Shell
+from idm.delivery.install import BundleInstaller
 from idm.delivery.manager import manager_payload
 from idm.delivery.payload import Payload
 from idm.driver import Driver
 from idm.home import Home
 from idm.manager import Access, endpoint, manager
-from idm.manifest import Manifest
+from idm.manifest import Delivery, Manifest
 from idm.supervise import Child
 
 
@@ -19,7 +21,8 @@ from idm.supervise import Child
 class Stack:
     """One stack, as its manifest and the host's settings have it.
 
-    ``guests`` runs programs in its VMs, whose agents are services of theirs; containers are watched from this host.
+    ``guests`` runs programs in its VMs, whose agents are services of theirs, and ``bundles`` is a directory of what is
+    installed there; containers are watched from this host.
     """
 
     manifest: Manifest
@@ -27,6 +30,7 @@ class Stack:
     home: Home
     driver: Driver
     guests: Shell | None = None
+    bundles: Path = Path("/var/lib/stackmend/.bundles")
 
     @property
     def name(self) -> str:
@@ -62,6 +66,10 @@ class Stack:
             naming=self.manifest.naming.configuration(),
         )
         return (self.manager_payload(), agent) if vcd == self.seat else (agent,)
+
+    def installer(self, vcd: str) -> Installer | None:
+        """What brings programs into a VCD that lacks them; none when its image has them for certain."""
+        return None if self.manifest.delivery(vcd) is Delivery.IMAGE else BundleInstaller(self.bundles)
 
     def manager_payload(self) -> Payload:
         """What the manager's guest has to have for it; blocking. Raises ``CaError``."""

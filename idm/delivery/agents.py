@@ -8,7 +8,7 @@ from contextlib import suppress
 import structlog
 
 from dm.client import ManagerError
-from idm.delivery.guest import DeliveryError, Installer, ProgramError, Shell, deliver, journal
+from idm.delivery.guest import DeliveryError, Installer, Shell, journal, provide
 from idm.delivery.payload import Payload
 from idm.driver import DriverError, Instance, Power
 from idm.errors import DeployError
@@ -28,7 +28,8 @@ class GuestAgents:
 
     ``payloads`` makes what a VCD gets, as it is now, the agent's at the end; ``heard`` asks the manager whose agents
     are connected; ``gone`` is called when an instance was replaced, whose connections are dead; ``installers`` bring
-    the agent itself to VCDs whose image may lack it.
+    the agent itself to VCDs whose image may lack it; ``seeded`` ones have all of it from their first boot, and nothing
+    is delivered.
     """
 
     def __init__(
@@ -40,11 +41,18 @@ class GuestAgents:
         heard: Callable[[], Awaitable[Collection[str]]],
         gone: Callable[[str], None],
         installers: Mapping[str, Installer],
+        seeded: Collection[str] = (),
     ) -> None:
         self._shell = shell
         self._heard = heard
         self._posts = {
-            vcd: _Post(shell, vcd, payloads=payloads, gone=gone, installer=installers.get(vcd))
+            vcd: _Post(
+                shell,
+                vcd,
+                payloads=_nothing if vcd in seeded else payloads,
+                gone=gone,
+                installer=installers.get(vcd),
+            )
             for vcd in vcds
         }
 
@@ -97,6 +105,11 @@ class GuestAgents:
             f"the agent of {vcd} does not report, its service says: {post.last_words()} "
             "(see that this host's firewall lets guests reach the manager)"
         )
+
+
+def _nothing(vcd: str) -> tuple[Payload, ...]:
+    del vcd
+    return ()
 
 
 class _Post:
@@ -165,18 +178,9 @@ class _Post:
         if (payloads := self._payloads(self._vcd)) == self._delivered:
             return
         for payload in payloads:
-            self._put(payload)
+            provide(self._shell, self._vcd, payload, self._installer)
         self._delivered = payloads
         _log.info("agent delivered", vcd=self._vcd, incarnation=self._incarnation)
-
-    def _put(self, payload: Payload) -> None:
-        try:
-            deliver(self._shell, self._vcd, payload)
-        except ProgramError:
-            if self._installer is None:
-                raise
-            self._installer.install(self._shell, self._vcd)
-            deliver(self._shell, self._vcd, payload)
 
     def last_words(self) -> str:
         """Of the agent's service, once it was delivered."""

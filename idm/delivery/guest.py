@@ -41,8 +41,19 @@ class Shell(Protocol):
 class Installer(Protocol):
     """Brings the program itself into a guest that runs and lacks it, such as from a bundle on this host. Blocking."""
 
-    def install(self, shell: Shell, vcd: str) -> None:
-        """Leave ``Payload.program`` there. Raises :class:`DeliveryError` when it cannot run there, ``DriverError``."""
+    def install(self, shell: Shell, vcd: str, program: str) -> None:
+        """Leave the program, by its path, there. Raises :class:`DeliveryError` where it cannot run, ``DriverError``."""
+
+
+def provide(shell: Shell, vcd: str, payload: Payload, installer: Installer | None) -> None:
+    """Deliver a payload, and first its program if the guest lacks that. Raises like :func:`deliver`."""
+    try:
+        deliver(shell, vcd, payload)
+    except ProgramError:
+        if installer is None:
+            raise
+        installer.install(shell, vcd, payload.program)
+        deliver(shell, vcd, payload)
 
 
 def deliver(shell: Shell, vcd: str, payload: Payload) -> None:

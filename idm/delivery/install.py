@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
-from idm.delivery.bundle import Bundle, Role, available
+from idm.delivery.bundle import PARENT, Bundle, Role, available
 from idm.delivery.guest import DeliveryError, Shell
 from idm.driver import Completed, DriverError
 
@@ -66,8 +66,7 @@ REMOVE = """\
 link=/usr/local/bin/{program}
 if [ "$(readlink $link)" = {home}/bin/{program} ]; then rm $link; fi
 rm -rf {home}
-rmdir {home}/.. 2>/dev/null
-exit 0
+rmdir {parent} 2>/dev/null
 """
 
 
@@ -82,22 +81,24 @@ class Refusal(IntEnum):
 class BundleInstaller:
     """Installs from bundles in a directory of this host, whose own one is made when it is not there."""
 
-    def __init__(self, directory: Path, role: Role = Role.AGENT) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._role = role
 
-    def install(self, shell: Shell, vcd: str) -> None:
+    def install(self, shell: Shell, vcd: str, program: str) -> None:
         """Leave the program in the guest, harmless when it has it. Raises ``DeliveryError`` and ``DriverError``."""
-        bundles = available(self._directory, self._role)
-        end = _run(shell, vcd, self._role, bundles)
+        role = Role(program.rpartition("/")[2])
+        bundles = available(self._directory, role)
+        end = _run(shell, vcd, role, bundles)
         if end.status == Refusal.NO_BUNDLE:
             _put(shell, vcd, _fitting(vcd, end.output.split(), bundles))
-            end = _run(shell, vcd, self._role, bundles)
+            end = _run(shell, vcd, role, bundles)
         _check(vcd, end)
 
-    def remove(self, shell: Shell, vcd: str) -> None:
-        """Take out what was installed; harmless when nothing was. Raises ``DriverError``."""
-        shell.execute(vcd, ("sh", "-c", _fill(REMOVE, self._role)), timeout_s=SHORT_S)
+
+def uninstall(shell: Shell, vcd: str) -> None:
+    """Take out whatever was installed; harmless when nothing was. Raises ``DriverError``."""
+    scripts = "".join(_fill(REMOVE, role) for role in Role)
+    shell.execute(vcd, ("sh", "-c", scripts), timeout_s=SHORT_S)
 
 
 def command(role: Role, bundles: Iterable[Bundle]) -> tuple[str, ...]:
@@ -144,6 +145,7 @@ def _last(end: Completed) -> str:
 def _fill(template: str, role: Role) -> str:
     return template.format(
         home=role.home,
+        parent=PARENT,
         place=PLACE,
         label=LABEL,
         program=role.value,

@@ -5,7 +5,7 @@ import time
 from importlib.resources import files
 
 from dm.client import Tls
-from idm.delivery.guest import Shell, deliver, journal
+from idm.delivery.guest import Installer, Shell, journal, provide
 from idm.delivery.payload import PUBLIC, File, Payload
 from idm.driver import DriverError
 from idm.errors import DeployError
@@ -46,7 +46,9 @@ def manager_payload(*, stack: str, listen: str, tls: Tls) -> Payload:
     )
 
 
-async def seat(shell: Shell, vcd: str, payload: Payload, access: Access) -> None:
+async def seat(
+    shell: Shell, vcd: str, payload: Payload, access: Access, *, installer: Installer | None
+) -> None:
     """Have the manager run in its VM, and wait until it answers.
 
     Raises :class:`DeployError` that says why it does not.
@@ -58,7 +60,7 @@ async def seat(shell: Shell, vcd: str, payload: Payload, access: Access) -> None
             raise DeployError(f"the manager in {vcd} does not answer at {access.target}: {said}")
         if not delivered:
             try:
-                await asyncio.to_thread(deliver, shell, vcd, payload)
+                await asyncio.to_thread(provide, shell, vcd, payload, installer)
                 delivered = True
             except DriverError as e:
                 problem = str(e)

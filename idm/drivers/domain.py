@@ -227,6 +227,17 @@ def choose_platform(capabilities: str, *, wanted: str, virtualises: bool) -> tup
     return fitting[0], arch
 
 
+def process_owner(capabilities: str, *, domain_type: str) -> tuple[int, int] | None:
+    """User and group that libvirt runs such VMs as; none where it does not tell."""
+    for model in ElementTree.fromstring(capabilities).findall("host/secmodel"):
+        if model.findtext("model") == "dac":
+            label = model.findtext(f"baselabel[@type='{domain_type}']", "").replace("+", "")
+            user, _, group = label.partition(":")
+            if user.isdigit() and group.isdigit():
+                return int(user), int(group)
+    return None
+
+
 def _label(label: Label, *, tag: str) -> Element:
     values = {"stack": label.stack, "vcd": label.vcd, "spec": label.spec, "ran": "yes" if label.ran else ""}
     return Element(tag, {name: value for name, value in values.items() if value})

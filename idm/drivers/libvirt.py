@@ -31,6 +31,7 @@ from idm.drivers.libvirt_host import Host
 from idm.drivers.together import Rendezvous, together
 from idm.drivers.vm_plan import Plan
 from idm.drivers.vm_snapshots import Inside, Layers, Note, refuse_mixture
+from idm.errors import DeployError
 from idm.manifest import Manifest, SnapshotKind, Vcd
 from idm.settings import Libvirt
 
@@ -43,6 +44,8 @@ CONSOLE_BYTES = 64 * 1024
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 T = TypeVar("T")
+# Writes a VM's first configuration to a path, unless it needs none; returns whether it did.
+Sower = Callable[[Vcd, Path], bool]
 
 
 class LibvirtDriver:
@@ -51,8 +54,9 @@ class LibvirtDriver:
     A domain is ours by the label in its metadata. An adopted one gets it, too, and loses it at the end.
     """
 
-    def __init__(self, manifest: Manifest, settings: Libvirt) -> None:
+    def __init__(self, manifest: Manifest, settings: Libvirt, *, seed: Sower | None = None) -> None:
         self._manifest = manifest
+        self._sow = seed
         self._stack = manifest.stack.name
         self._kind = manifest.rollback.snapshot
         self._plan = Plan(manifest, Path(settings.directory))
@@ -91,16 +95,19 @@ class LibvirtDriver:
             raise DriverError(
                 f'there is a domain "{domain.name}" already: idm down removes what an earlier launch left'
             )
-        disk = self._plan.disk(vcd.name)
+        disk, seed = self._plan.disk(vcd.name), self._plan.seed(vcd.name)
         # QEMU runs as a user of its own, who must be able to open what he knows the name of.
         for directory in (disk.parent.parent, disk.parent):
             directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         qcow2.create(disk, base=Path(vcd.image))
         try:
+            if self._sow is not None and self._sow(vcd, seed):
+                self._host.hand_over(seed)
             with _explained(f"{vcd.name} cannot be created", "see its machine in the manifest"):
                 self._hypervisor.define(self._plan.define(vcd, self._host.platform()))
-        except DriverError:
-            disk.unlink()
+        except (DeployError, DriverError):
+            for path in (disk, seed):
+                path.unlink(missing_ok=True)
             raise
 
     def start(self, vcd: str) -> None:

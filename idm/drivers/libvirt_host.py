@@ -1,11 +1,12 @@
 """The host of VMs: whether and how it can run them, and the network that a stack has of its own."""
 
+import os
 import platform
 import shutil
 from pathlib import Path
 
 from idm.driver import DriverError
-from idm.drivers.domain import NetworkSpec, Platform, build_network, choose_platform
+from idm.drivers.domain import NetworkSpec, Platform, build_network, choose_platform, process_owner
 from idm.drivers.libvirt_connection import OLDEST, Hypervisor, RefusedError
 from idm.settings import DomainType, Libvirt
 
@@ -42,6 +43,12 @@ class Host:
                 "see virt-host-validate, and [libvirt] domain_type"
             ) from e
         return Platform(domain_type, arch, settings.cpu, settings.disk_cache, settings.translations_mib)
+
+    def hand_over(self, path: Path) -> None:
+        """Let VMs' processes read a private file, also where libvirt does not see to that."""
+        owner = process_owner(self._hypervisor.capabilities(), domain_type=self.platform().domain_type)
+        if owner is not None:
+            os.chown(path, *owner)
 
     def prepare_network(self, made: NetworkSpec | None, *, name: str) -> None:
         """Bring up the network that is to be made, else the one of that name, which has to be there."""

@@ -20,6 +20,10 @@ class NoShell:
         """Never to be called here."""
         raise AssertionError
 
+    def write(self, *_: object) -> None:
+        """Neither."""
+        raise AssertionError
+
 
 def _stack(directory: Path, manager: Manager) -> Stack:
     manifest = Manifest(

@@ -20,7 +20,7 @@ import libvirt
 
 from tests.lab.namespace import PREFIX, LabError, Namespace, delete, namespace, orphaned, run
 from tests.lab.vm_golden import Golden, golden, golden_with_product, revive
-from tests.lab.vm_guest import Guest, GuestSpec, Host, domain_kind
+from tests.lab.vm_guest import CPU, TB_CACHE_MIB, Guest, GuestSpec, Host, domain_kind
 from tests.lab.vm_image import STOCK, Flavour, GuestImage, ensure_image, ensure_wheel, with_product
 from tests.lab.vm_store import Store
 
@@ -219,7 +219,8 @@ class LibvirtLab:
         )
         self.settings.write_text(
             f'[state]\ndirectory = "{self.directory}/state"\nrun = "{self.directory}/idm"\n\n'
-            f'[libvirt]\nuri = "{self.uri}"\n'
+            f'[libvirt]\nuri = "{self.uri}"\ndirectory = "{self.directory}/vms"\n'
+            f'cpu = "{CPU}"\ntranslations_mib = {TB_CACHE_MIB}\ndisk_cache = "unsafe"\n'
         )
 
 

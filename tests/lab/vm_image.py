@@ -26,6 +26,7 @@ EXTRAS = ("", "dm")
 # What a wheel is made of.
 SOURCES = ("bpf", "dm", "dma", "idm", "proto", "LICENSE", "README.md", "pyproject.toml")
 SITE_PACKAGES = "/opt/stackmend/lib/python3.11/site-packages"
+REQUIREMENTS = "usr/local/lib/lab/requirements.txt"
 SUITE, PYTHON = "bookworm", "3.11"
 PLATFORMS = (
     "manylinux_2_36_x86_64",
@@ -36,21 +37,29 @@ PLATFORMS = (
 DISK_SIZE = 3 << 30
 MACHINE = (
     *("linux-image-cloud-amd64", "systemd-sysv", "udev", "kmod", "dbus", "busybox-static", "cpio"),
-    *("qemu-guest-agent", "python3", "python3-venv", "libbpf1", "iproute2", "nftables", "procps"),
+    *("qemu-guest-agent", "python3", "iproute2", "nftables", "procps"),
 )
+# What the agent needs of the distribution.
+SUPPORT = ("python3-venv", "libbpf1")
 
 
 class Flavour(NamedTuple):
-    """A kind of base image: ``packages`` beyond those that every guest has; ``shop`` adds the sample shop."""
+    """A kind of base image: ``packages`` beyond those that every guest has; ``shop`` adds the sample shop.
+
+    A ``bare`` one has nothing that the agent needs but Python.
+    """
 
     name: str
     packages: tuple[str, ...] = ()
     shop: bool = False
+    bare: bool = False
 
 
 STOCK = Flavour("stock", shop=True)
 # The shop's image drops libraries that bcc's compiler needs, so it is one or the other.
 BCC = Flavour("bcc", ("python3-bpfcc", "linux-headers-cloud-amd64"))
+# As distributions publish them for clouds; without a disk for it, cloud-init does nothing.
+CLOUD = Flavour("cloud", ("cloud-init",), bare=True)
 
 
 class GuestImage(NamedTuple):
@@ -92,7 +101,7 @@ def _image(directory: Path, digest: str) -> GuestImage:
 @contextmanager
 def _specified(flavour: Flavour) -> Iterator[ImageSpec]:
     """The image's description; its tree is a temporary directory."""
-    packages = MACHINE + flavour.packages
+    packages = MACHINE + flavour.packages + (() if flavour.bare else SUPPORT)
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch) / "tree"
         shutil.copytree(TREE, tree)
@@ -100,7 +109,8 @@ def _specified(flavour: Flavour) -> Iterator[ImageSpec]:
             described = tomllib.loads((SHOP / "image.toml").read_text())
             packages += tuple(described["packages"])
             shutil.copytree(SHOP / described["rootfs"], tree, dirs_exist_ok=True)
-        (tree / "usr/local/lib/lab/requirements.txt").write_text("".join(sorted(_requirements())))
+        if not flavour.bare:
+            (tree / REQUIREMENTS).write_text("".join(sorted(_requirements())))
         yield ImageSpec(flavour.name, packages, tree=tree, setup=("/usr/local/lib/lab/setup",), suite=SUITE)
 
 
@@ -126,13 +136,8 @@ def _build(spec: ImageSpec, target: Path) -> None:
     """Install and set up a root file system, and make a disk of it."""
     assert spec.tree
     target.mkdir()
-    requirements = spec.tree / "usr/local/lib/lab/requirements.txt"
-    wheels = spec.tree / "var/tmp/wheels"
-    platforms = [f"--platform={name}" for name in PLATFORMS]
-    _pip(
-        *("download", "--no-deps", "--require-hashes", "--only-binary=:all:", f"--python-version={PYTHON}"),
-        *(*platforms, f"--dest={wheels}", f"--requirement={requirements}"),
-    )
+    if (spec.tree / REQUIREMENTS).exists():
+        _download(spec.tree)
     root = target.parent / "root"
     bootstrap(spec, root)
     (next((root / "boot").glob("vmlinuz-*"))).rename(target / "vmlinuz")
@@ -143,6 +148,15 @@ def _build(spec: ImageSpec, target: Path) -> None:
     run(["mkfs.ext4", "-q", "-F", "-m0", "-d", str(root), str(raw)], timeout_s=300)
     shutil.rmtree(root)
     _compact(raw, target / "disk.qcow2")
+
+
+def _download(tree: Path) -> None:
+    """Put the wheels that an image needs into its tree."""
+    platforms = [f"--platform={name}" for name in PLATFORMS]
+    _pip(
+        *("download", "--no-deps", "--require-hashes", "--only-binary=:all:", f"--python-version={PYTHON}"),
+        *(*platforms, f"--dest={tree / 'var/tmp/wheels'}", f"--requirement={tree / REQUIREMENTS}"),
+    )
 
 
 def _build_wheel(target: Path) -> None:

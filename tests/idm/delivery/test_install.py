@@ -9,13 +9,14 @@ import pytest
 
 from idm.delivery import bundle
 from idm.delivery.guest import DeliveryError
-from idm.delivery.install import PLACE, BundleInstaller
+from idm.delivery.install import PLACE, BundleInstaller, uninstall
 from idm.driver import Completed
 from tests.lab.nspawn import Layer, layer
 
 pytestmark = pytest.mark.lab
 
 DEADLINE_S = 60.0
+PROGRAM = "/usr/local/bin/dma"
 
 
 class Machine:
@@ -62,11 +63,11 @@ def test_it_is_installed_once_and_taken_out(machine: Machine, bundles: Path) -> 
     """The program answers by its link; a second time nothing is transferred; at the end nothing is left."""
     installer = BundleInstaller(bundles)
     before = machine.layer.files()
-    installer.install(machine, "web")
+    installer.install(machine, "web", PROGRAM)
     assert machine.run("/usr/local/bin/dma", "--version").output.startswith("dma, version ")
-    installer.install(machine, "web")
+    installer.install(machine, "web", PROGRAM)
     assert machine.written == [f"{PLACE}/{bundle.ensure(bundles, bundle.Role.AGENT).path.name}"]
-    installer.remove(machine, "web")
+    uninstall(machine, "web")
     left = {path for path in machine.layer.files() - before if not path.startswith(("run/", "dev/"))}
     assert left == set()
 
@@ -76,8 +77,8 @@ def test_what_an_image_has_is_left_alone(machine: Machine, bundles: Path) -> Non
     (machine.layer.root / "usr/local/bin/dma").write_text("#!/bin/sh\n")
     (machine.layer.root / "usr/local/bin/dma").chmod(0o755)
     installer = BundleInstaller(bundles)
-    installer.install(machine, "web")
-    installer.remove(machine, "web")
+    installer.install(machine, "web", PROGRAM)
+    uninstall(machine, "web")
     assert machine.written == []
     assert machine.run("cat", "/usr/local/bin/dma").output == "#!/bin/sh\n"
 
@@ -92,18 +93,18 @@ def test_a_python_that_does_not_fit_is_told(machine: Machine, bundles: Path) -> 
     with pytest.raises(
         DeliveryError, match=r"^web has cpython-39-x86_64-linux-gnu, there are bundles for cpython-"
     ):
-        BundleInstaller(bundles).install(machine, "web")
+        BundleInstaller(bundles).install(machine, "web", PROGRAM)
     assert machine.written == []
     python.unlink()
     with pytest.raises(DeliveryError, match=r"^web has no python3: install it there"):
-        BundleInstaller(bundles).install(machine, "web")
+        BundleInstaller(bundles).install(machine, "web", PROGRAM)
 
 
 def test_a_bundle_that_does_not_run_is_taken_out(machine: Machine, bundles: Path) -> None:
     """What the machine cannot run is told in its own words, and not left where a unit would find it."""
     (machine.layer.root / "usr/lib/python3.11/ipaddress.py").write_text("raise OSError('too old')\n")
     with pytest.raises(DeliveryError, match=r"^web cannot run the bundle, OSError: too old: "):
-        BundleInstaller(bundles).install(machine, "web")
+        BundleInstaller(bundles).install(machine, "web", PROGRAM)
     assert not (machine.layer.root / "usr/local/lib/stackmend/dma").exists()
     assert not (machine.layer.root / "usr/local/bin/dma").is_symlink()
 

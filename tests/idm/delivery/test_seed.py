@@ -12,7 +12,7 @@ from pycdlib import PyCdlib
 
 from idm.delivery.bundle import Role, named
 from idm.delivery.payload import PRIVATE, PUBLIC, File, Payload
-from idm.delivery.seed import PAYLOAD, Seed, Wiring, write
+from idm.delivery.seed import Seed, Wiring, write
 from idm.errors import DeployError
 
 SECRET = File("/etc/stackmend/tls/agent.pem", b"the key")
@@ -30,7 +30,7 @@ def seed(tmp_path: Path) -> Seed:
     """A seed with a bundle."""
     bundle = named(tmp_path, Role.AGENT, "cpython-311-x86_64-linux-gnu", "abc")
     bundle.path.write_bytes(b"a bundle")
-    return Seed(instance="shop-web-1", host="web", wiring=WIRING, payload=AGENT, bundles=(bundle,))
+    return Seed(instance="shop-web-1", host="web", wiring=WIRING, payloads=(AGENT,), bundles=(bundle,))
 
 
 def read(path: Path) -> dict[str, bytes]:
@@ -58,7 +58,7 @@ def test_cloud_init_finds_what_it_looks_for(seed: Seed, tmp_path: Path) -> None:
     assert label.stdout == "CIDATA\n"
     files = read(path)
     assert json.loads(files["meta-data"]) == {"instance-id": "shop-web-1", "local-hostname": "web"}
-    card = json.loads(files["network-config"])["ethernets"]["stack"]
+    card = json.loads(files["network-config"])["ethernets"]["eth0"]
     assert (card["match"], card["addresses"]) == ({"macaddress": WIRING.mac}, ["198.18.0.11/24"])
     assert card["routes"] == [{"to": "0.0.0.0/0", "via": "198.18.0.1"}]
     head, _, config = files["user-data"].partition(b"\n")
@@ -74,7 +74,7 @@ def test_only_its_owner_reads_the_key(seed: Seed, tmp_path: Path) -> None:
     write(seed, path)
     assert path.stat().st_mode & 0o777 == PRIVATE
     files = read(path)
-    with tarfile.open(fileobj=BytesIO(files[PAYLOAD])) as archive:
+    with tarfile.open(fileobj=BytesIO(files["a.service.tar"])) as archive:
         modes = {entry.name.removesuffix(".stackmend-new"): entry.mode for entry in archive}
     assert modes == {SECRET.path[1:]: PRIVATE, "etc/systemd/system/a.service": PUBLIC}
     assert SECRET.content not in files["user-data"]
