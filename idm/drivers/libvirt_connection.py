@@ -138,6 +138,10 @@ class Hypervisor:
         except MissingError:
             return None
 
+    def network_xml(self, name: str) -> str:
+        """A network's definition."""
+        return self.call(lambda connection: str(connection.networkLookupByName(name).XMLDesc()))
+
     def start_network(self, name: str, *, xml: str = "") -> None:
         """Bring a network up, and with every start of the daemon from now on; ``xml`` defines it first."""
 

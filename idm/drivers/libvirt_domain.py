@@ -2,7 +2,9 @@
 
 import tempfile
 from collections.abc import Callable
-from typing import IO, NamedTuple, TypeVar
+from contextlib import suppress
+from functools import partial
+from typing import IO, NamedTuple, TypedDict, TypeVar
 
 import libvirt
 import libvirt_qemu
@@ -20,7 +22,7 @@ from idm.drivers.domain import (
     read_label,
     read_mark,
 )
-from idm.drivers.libvirt_connection import CALL_S, Hypervisor, MissingError
+from idm.drivers.libvirt_connection import CALL_S, Hypervisor, MissingError, RefusedError
 
 SAVE_S = 300.0
 REVERT_S = 120.0
@@ -37,11 +39,26 @@ _POWERS = {
     libvirt.VIR_DOMAIN_SHUTOFF: Power.STOPPED,
     libvirt.VIR_DOMAIN_CRASHED: Power.CRASHED,
 }
+_ADDRESS_SOURCES = (
+    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
+    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
+    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
+)
 _CRASHES = {
     (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED),
     (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_FAILED),
     (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_CRASHED),
 }
+
+
+class _Address(TypedDict):
+    addr: str
+    type: int
+
+
+class _Interface(TypedDict):
+    hwaddr: str | None
+    addrs: list[_Address] | None
 
 
 class Saved(NamedTuple):
@@ -79,6 +96,23 @@ class Domain:
         """What it does right now."""
         state, reason = self._call(lambda domain: domain.state())
         return Power.CRASHED if (state, reason) in _CRASHES else _POWERS.get(state, Power.RUNNING)
+
+    def addresses(self) -> dict[str, list[str]]:
+        """Its IPv4 addresses by hardware address: from its guest agent, else leases, else who was in touch with it."""
+        found: dict[str, list[str]] = {}
+        for source in _ADDRESS_SOURCES:
+            # Each of them may be unable to tell.
+            with suppress(RefusedError):
+                cards = self._call(partial(_interfaces, source=source))
+                for card in cards.values():
+                    told = [
+                        one["addr"]
+                        for one in card["addrs"] or ()
+                        if one["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4
+                    ]
+                    if told:
+                        found.setdefault((card["hwaddr"] or "").lower(), told)
+        return found
 
     def run(self) -> str:
         """What tells this run from others of this boot of the host; empty when it does not run."""
@@ -231,6 +265,11 @@ class Domain:
             if not self.exists():
                 raise
             return ""
+
+
+def _interfaces(domain: "libvirt.virDomain", *, source: int) -> dict[str, _Interface]:
+    found: dict[str, _Interface] = domain.interfaceAddresses(source)
+    return found
 
 
 def _receive(_: object, data: bytes, picture: IO[bytes]) -> int:
