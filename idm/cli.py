@@ -156,6 +156,9 @@ def capture_command(choice: Choice, *, merge: bool) -> None:
             await wait_until_quiet(stack)
             golden, snapshots = await capture(stack, smoke=smoke, merge=merge)
             click.echo(f"golden image {golden.id}: {golden.edges} edges from {golden.runs} launches")
+            click.echo(
+                f"what is not in it may still be part of {golden.unseen_share:.0%} of launches (95 % sure)"
+            )
             click.echo(f"snapshot {snapshots[0].tag} of {len(snapshots)} VCDs")
             expired = await asyncio.to_thread(prune, stack, golden=golden.id)
             if expired:
