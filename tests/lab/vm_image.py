@@ -175,6 +175,8 @@ def _install(image: GuestImage, wheel: Path, target: Path) -> None:
     raw, tree = target.parent / "disk.raw", target.parent / "tree"
     run(["qemu-img", "convert", "-O", "raw", str(image.disk), str(raw)], timeout_s=300)
     run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(tree)])
+    # For a Python of the guests' version; another one's is passed over by them.
+    run([sys.executable, "-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", str(tree)])
     commands = []
     for path in sorted(tree.rglob("*")):
         place = f"{SITE_PACKAGES}/{path.relative_to(tree)}"

@@ -63,7 +63,7 @@ with socket.create_connection(("198.18.0.51", 7001), 10) as connection:
 @pytest.fixture(scope="module")
 def driver(vm_lab: LibvirtLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LibvirtDriver]:
     """Three guests, adopted, with a connection between two of them, saved as "base"."""
-    vm_lab.guests(GUESTS)
+    guests = vm_lab.guests(GUESTS)
     path = tmp_path_factory.mktemp("drv") / "stack.toml"
     path.write_text(STACK)
     stack = manifest.load(path)
@@ -90,6 +90,8 @@ def driver(vm_lab: LibvirtLab, tmp_path_factory: pytest.TempPathFactory) -> Iter
             domain = vm_lab.connection.lookupByName(name)
             assert domain.snapshotNum() == 0
             assert "stackmend:vcd" not in domain.XMLDesc()
+    for guest in guests:
+        guest.end()
 
 
 def test_memory_and_disk_go_back(driver: LibvirtDriver) -> None:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -30,9 +31,12 @@ with LibvirtLab() as lab:
 
 
 @pytest.fixture(scope="module")
-def guests(vm_lab: LibvirtLab) -> list[Guest]:
+def guests(vm_lab: LibvirtLab) -> Iterator[list[Guest]]:
     """Three at once."""
-    return vm_lab.guests(ADDRESSES)
+    guests = vm_lab.guests(ADDRESSES)
+    yield guests
+    for guest in guests:
+        guest.end()
 
 
 def test_copies_are_machines_of_their_own(guests: list[Guest]) -> None:
