@@ -2,6 +2,7 @@
 
 PYTHON  ?= /usr/bin/python3
 FAULT   ?= crash
+DRIVER  ?= podman
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -21,8 +22,8 @@ BENCH_PACKAGES := bpftrace
 .PHONY: demo test fuzz soak bench-rollback bench-revert bench-blame bench-graph bench-capture figures check format stubs lock build clean
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/ready $(OBJECT)
-	@$(SUDO) $(BIN)/python -m tests.demo --fault $(FAULT)
+demo: $(VENV)/ready $(if $(filter libvirt,$(DRIVER)),$(VENV)/vm-packages) $(OBJECT)
+	@$(SUDO) $(BIN)/python -m tests.demo --driver $(DRIVER) --fault $(FAULT)
 
 test: check
 	$(SUDO) $(BIN)/python -m pytest $(ARGS)

@@ -1,6 +1,7 @@
 """The main job on the sample shop: launch, learn, break one service for real, and watch it being taken back.
 
-Run as ``make demo FAULT=…``. Everything happens in a network namespace of its own; nothing is left behind.
+Run as ``make demo FAULT=… DRIVER=…``, on containers or on VMs. Everything happens in a network namespace of its own;
+nothing is left behind.
 """
 
 import contextlib
@@ -13,30 +14,33 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 import click
 
 from examples.shop import faults
-from tests.examples.guarded import GuardedShop, shop_lab
+from tests.examples.guarded import GuardedGuests, GuardedShop, shop_guests, shop_lab
+from tests.examples.shop import GATEWAY
+from tests.lab.libvirt import LibvirtLab
 from tests.lab.namespace import LabError
 from tests.lab.podman import PodmanLab
 
-PATIENCE_S = 90
+PATIENCE_S = 180
 CALM_S = 15
+T = TypeVar("T", contravariant=True)
 
 
-class Fault(NamedTuple):
+class Fault(NamedTuple, Generic[T]):
     """One way to break the shop, and who is responsible then."""
 
     culprit: str
     story: str
-    apply: Callable[[faults.Target], None]
+    apply: Callable[[T], None]
 
 
-FAULTS = {
+FAULTS: dict[str, Fault[faults.Target]] = {
     "crash": Fault(
         "cache", "the cache is killed and its program taken away", lambda t: faults.crash(t, "cache")
     ),
@@ -49,6 +53,14 @@ FAULTS = {
         "api", "a packet filter drops all traffic of the api", lambda t: faults.partition(t, "api")
     ),
     "corrupt": Fault("db", "the database's files are overwritten", lambda t: faults.corrupt(t, "db")),
+}
+# Machines with a processor, a kernel and a disk of their own lose these, too.
+GUEST_FAULTS: dict[str, Fault[GuardedGuests]] = {
+    **FAULTS,
+    "hung": Fault("db", "the processor of the database's VM stands still", lambda t: t.place.suspend("db")),
+    "off": Fault("cache", "the cache's VM loses its power", lambda t: t.place.power_off("cache")),
+    "panic": Fault("db", "the kernel of the database's VM panics", lambda t: t.place.panic("db")),
+    "disk": Fault("db", "the database's VM loses its file system", lambda t: faults.ruin_disk(t, "db")),
 }
 
 
@@ -106,12 +118,11 @@ class _Follower:
         self._process.stdout.close()
 
 
-def break_and_watch(demo: Demo, name: str) -> dict[str, object]:
+def break_and_watch(demo: Demo, name: str, apply: Callable[[], None]) -> dict[str, object]:
     """Break the shop and follow the story to its end; returns the summary."""
-    fault = FAULTS[name]
     with demo.events() as events:
-        demo.say(f"FAULT {name}: {fault.story}")
-        fault.apply(demo.shop)
+        demo.say(f"FAULT {name}: {GUEST_FAULTS[name].story}")
+        apply()
         fault_s = time.time()
         summary: dict[str, object] = {"fault": name, "verdict": "", "blamed": [], "outcome": ""}
         deadline = time.monotonic() + PATIENCE_S
@@ -170,18 +181,35 @@ def as_it_should(summary: dict[str, object], *, smoke: bool) -> bool:
     name = str(summary["fault"])
     if name == "none":
         return (summary["outcome"], summary["verdict"], smoke) == ("no rollback", "ok", True)
-    return (summary["outcome"], summary["blamed"], smoke) == ("recovered", [FAULTS[name].culprit], True)
+    return (summary["outcome"], summary["blamed"], smoke) == ("recovered", [GUEST_FAULTS[name].culprit], True)
 
 
-def tell(name: str) -> bool:
-    """The whole story; returns whether it ended well."""
+@contextmanager
+def in_containers(name: str) -> Iterator[tuple[Demo, Callable[[], None]]]:
+    """The shop in containers, and what breaks it."""
     click.echo("the shop's image is built from packages when the cache has none, which takes a minute or two")
     with PodmanLab() as lab, shop_lab(lab) as shop:
         demo = Demo(shop)
         demo.say(f"a private podman in the network namespace {lab.netns}")
+        yield demo, lambda: FAULTS[name].apply(shop)
+
+
+@contextmanager
+def in_guests(name: str) -> Iterator[tuple[Demo, Callable[[], None]]]:
+    """The shop in VMs, and what breaks it."""
+    click.echo("the VMs' image is built from packages when the cache has none, which takes some minutes")
+    with LibvirtLab(gateway=GATEWAY) as lab, shop_guests(lab) as shop:
+        demo = Demo(shop)
+        demo.say(f"a private libvirtd in the network namespace {lab.namespace.name}, and five VMs that run")
+        yield demo, lambda: GUEST_FAULTS[name].apply(shop)
+
+
+def tell(name: str, place: "AbstractContextManager[tuple[Demo, Callable[[], None]]]") -> bool:
+    """The whole story; returns whether it ended well."""
+    with place as (demo, apply):
         demo.must("up")
         demo.must("capture")
-        summary = stay_calm(demo) if name == "none" else break_and_watch(demo, name)
+        summary = stay_calm(demo) if name == "none" else break_and_watch(demo, name, apply)
         wrong = demo.shop.smoke()
         demo.say(f"the smoke workload {f'FAILS: {wrong}' if wrong else 'passes'}")
         demo.say("cleaning up")
@@ -191,9 +219,12 @@ def tell(name: str) -> bool:
 
 
 @click.command()
-@click.option("--fault", type=click.Choice([*FAULTS, "none"]), default="crash", show_default=True)
-def main(fault: str) -> None:
+@click.option("--fault", type=click.Choice([*GUEST_FAULTS, "none"]), default="crash", show_default=True)
+@click.option("--driver", type=click.Choice(["podman", "libvirt"]), default="podman", show_default=True)
+def main(fault: str, driver: str) -> None:
     """Launch the sample shop, break it, and see it recover."""
+    if driver == "podman" and fault not in (*FAULTS, "none"):
+        raise click.UsageError(f"{fault} happens to machines only: add --driver libvirt (DRIVER=libvirt)")
 
     def interrupted(number: int, _: object) -> NoReturn:
         # Cleaning up may not be interrupted in its turn.
@@ -206,7 +237,8 @@ def main(fault: str) -> None:
         signal.signal(number, interrupted)
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
     try:
-        sys.exit(0 if tell(fault) else 1)
+        place = in_guests(fault) if driver == "libvirt" else in_containers(fault)
+        sys.exit(0 if tell(fault, place) else 1)
     except (DemoError, LabError, subprocess.SubprocessError) as error:
         click.echo(f"demo: {error}", err=True)
         sys.exit(1)

@@ -1,6 +1,5 @@
 """Ways to break the shop for real. Only ``misconfig`` and ``partition`` leave the process able to run."""
 
-import subprocess
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -16,8 +15,8 @@ class Target(Protocol):
     def run(self, vcd: str, command: Sequence[str]) -> None:
         """Run a command inside a VCD as root; an exception when it fails."""
 
-    def pid(self, vcd: str) -> int:
-        """A process of this machine that is in the VCD's network namespace."""
+    def load_filter(self, vcd: str, rules: str) -> None:
+        """Load rules of nftables where the VCD's packets pass; they go away when it is taken back."""
 
 
 def crash(target: Target, vcd: str) -> None:
@@ -34,18 +33,12 @@ def misconfig(target: Target, vcd: str, key: str, value: str) -> None:
 
 
 def partition(target: Target, vcd: str) -> None:
-    """Drop all that goes in or out, as a broken firewall does; it goes away with the VCD's network namespace."""
+    """Drop all that goes in or out, as a broken firewall does."""
     chains = "".join(
         f"chain {hook} {{ type filter hook {hook} priority 0; policy drop; {via} lo accept; }}\n"
         for hook, via in (("input", "iifname"), ("output", "oifname"))
     )
-    subprocess.run(
-        ["nsenter", f"--net=/proc/{target.pid(vcd)}/ns/net", "nft", "-f", "-"],
-        input=f"table inet broken {{\n{chains}}}\n",
-        text=True,
-        check=True,
-        timeout=10,
-    )
+    target.load_filter(vcd, f"table inet broken {{\n{chains}}}\n")
 
 
 def corrupt(target: Target, vcd: str) -> None:
@@ -53,3 +46,10 @@ def corrupt(target: Target, vcd: str) -> None:
     data = f"/var/lib/shop/{vcd}"
     ruin = f"test -d {data}; find {data} -type f -exec sh -c 'for f; do echo ruined > \"$f\"; done' sh {{}} +"
     target.run(vcd, ["sh", "-ec", f"{ruin}; {KILL}"])
+
+
+def ruin_disk(target: Target, vcd: str) -> None:
+    """Overwrite where a VM's file system tells what is on its disk, and kill the server, which is then not found."""
+    # Only what the shell has in itself is sure to be there afterwards.
+    ruin = "dd if=/dev/zero of=/dev/vda bs=1M count=64 oflag=direct status=none; echo 3 > /proc/sys/vm/drop_caches"
+    target.run(vcd, ["sh", "-ec", f'read -r service < /run/shop.pid; {ruin}; kill -s KILL -- "-$service"'])

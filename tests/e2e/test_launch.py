@@ -50,7 +50,7 @@ def launching(shop: GuardedShop, *, after: str) -> Iterator["subprocess.Popen[st
 
 
 def _runs(shop: GuardedShop, vcd: str) -> bool:
-    listed = shop.lab.podman("exec", f"shop-{vcd}", "test", "-e", "/run/shop.pid", check=False)
+    listed = shop.place.execute(vcd, ["test", "-e", "/run/shop.pid"])
     return listed.returncode == 0
 
 
@@ -69,12 +69,14 @@ def ended(up: "subprocess.Popen[str]") -> str:
     return said
 
 
-def test_a_service_that_starts_late_within_what_was_learned_is_waited_for(learned: GuardedShop) -> None:
+def test_a_service_that_starts_late_within_what_was_learned_is_waited_for(
+    podman_lab: PodmanLab, learned: GuardedShop
+) -> None:
     """A database that answers some seconds later than ever before, but before its deadline, is no fault."""
     with launching(learned, after="db") as up:
-        learned.lab.podman("pause", "shop-db")
+        podman_lab.podman("pause", "shop-db")
         time.sleep(3)  # this is how late it is
-        learned.lab.podman("unpause", "shop-db")
+        podman_lab.podman("unpause", "shop-db")
         said = ended(up)
         assert "the stack is whole" in said
         assert learned.history() == []
@@ -93,7 +95,7 @@ def test_a_launch_that_never_gets_whole_is_rolled_back_when_it_is_due(learned: G
         assert learned.smoke() == ""
 
 
-def test_down_leaves_nothing_behind(learned: GuardedShop) -> None:
+def test_down_leaves_nothing_behind(podman_lab: PodmanLab, learned: GuardedShop) -> None:
     """After `idm down` no process, container, image, network, socket or bridge of the stack is left."""
     with launching(learned, after="client") as up:
         ended(up)
@@ -103,8 +105,7 @@ def test_down_leaves_nothing_behind(learned: GuardedShop) -> None:
         assert done.returncode == 0, done.stderr
         assert not [name for name, pid in pids.items() if _lives(pid)]
         assert not learned.run_directory.exists()
-        lab = learned.lab
-        assert lab.podman("ps", "--all", "--quiet").stdout == ""
-        assert "shop" not in lab.podman("network", "ls", "--format", "{{.Name}}").stdout.split()
-        assert "stackmend/shop" not in lab.podman("images", "--format", "{{.Repository}}").stdout
-        assert "podman" not in run(["ip", "-n", lab.netns, "-brief", "link"])
+        assert podman_lab.podman("ps", "--all", "--quiet").stdout == ""
+        assert "shop" not in podman_lab.podman("network", "ls", "--format", "{{.Name}}").stdout.split()
+        assert "stackmend/shop" not in podman_lab.podman("images", "--format", "{{.Repository}}").stdout
+        assert "podman" not in run(["ip", "-n", podman_lab.netns, "-brief", "link"])

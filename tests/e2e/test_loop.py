@@ -11,6 +11,7 @@ import pytest
 from examples.shop import faults
 from tests.demo import FAULTS
 from tests.examples.guarded import GuardedShop
+from tests.lab.podman import PodmanLab
 
 pytestmark = [pytest.mark.lab, pytest.mark.kernel]
 
@@ -49,10 +50,10 @@ def test_a_fault_is_found_and_taken_back(guarded: GuardedShop, name: str) -> Non
     assert guarded.smoke() == ""
 
 
-def test_a_restart_by_hand_is_left_alone(guarded: GuardedShop) -> None:
+def test_a_restart_by_hand_is_left_alone(podman_lab: PodmanLab, guarded: GuardedShop) -> None:
     """An engineer who restarts the database sees no rollback, and the stack is whole again by itself."""
     before = guarded.history()
-    guarded.lab.podman("restart", "--time", "2", "shop-db")
+    podman_lab.podman("restart", "--time", "2", "shop-db")
     watch_calmly(guarded, CALM_S)
     assert guarded.history() == before
     assert guarded.smoke() == ""
@@ -83,12 +84,14 @@ def test_a_killed_part_comes_back_and_nothing_is_rolled_back(guarded: GuardedSho
     assert others.items() <= guarded.pids().items()
 
 
-def test_a_killed_deployer_leaves_the_rest_running_and_takes_it_over_again(guarded: GuardedShop) -> None:
+def test_a_killed_deployer_leaves_the_rest_running_and_takes_it_over_again(
+    guarded: GuardedShop,
+) -> None:
     """Without its deployer the stack goes on and is judged; one started by hand adopts the manager and all agents."""
     old = guarded.pids()
     os.kill(old["watch"], signal.SIGKILL)
     watch_calmly(guarded, 3.0)
-    log = guarded.lab.directory / "watch-by-hand.log"
+    log = guarded.run_directory.parent.parent / "watch-by-hand.log"
     with log.open("wb") as output:
         subprocess.run(["setsid", "--fork", *guarded.idm_command("watch")], stderr=output, check=True)
     guarded.until(lambda: b'"watching"' in log.read_bytes(), within_s=20, what="the new deployer watches")

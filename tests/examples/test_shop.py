@@ -12,6 +12,7 @@ import pytest
 
 from examples.shop import faults
 from idm.manifest import Manifest, Vcd
+from tests.examples.place import load_filter
 from tests.examples.shop import MANIFEST, image, payments
 from tests.lab.namespace import LabError, run
 from tests.lab.podman import PodmanLab
@@ -66,6 +67,10 @@ class Shop:
     def pid(self, vcd: str) -> int:
         """The first process of a container."""
         return int(self._lab.podman("inspect", "--format", "{{.State.Pid}}", vcd).stdout)
+
+    def load_filter(self, vcd: str, rules: str) -> None:
+        """Load a packet filter's rules in a container's network."""
+        load_filter(self.pid(vcd), rules)
 
     def restart(self, vcd: str) -> None:
         """Restart a container, keeping what is in it."""
