@@ -11,8 +11,8 @@ from typing import NamedTuple
 import networkx as nx
 
 from dm.contacts import Contacts
-from dm.deviation import EdgeState, Judged
 from dm.edge import EdgeKey, Failure
+from dm.states import EdgeState, Judged
 
 EXPLAINS = 0.3
 """Weight from which a culprit accounts for an edge."""

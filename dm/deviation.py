@@ -9,103 +9,43 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from enum import StrEnum
 from types import MappingProxyType
-from typing import NamedTuple
 
-from dm.edge import Door, EdgeKey, LiveEdge
+from dm.edge import EdgeKey, LiveEdge
 from dm.expected import expect
 from dm.golden import GoldenEdge, GoldenImage, Kind
 from dm.graph import LiveGraph
 from dm.pace import Pace
+from dm.policy import Policy
 from dm.rules import Action
+from dm.states import WRONG, EdgeState, Judged, Source, failure_sentence
 
 UNEXPECTED_KEPT_S = 30.0
-LOOK_S = 0.25
-QUIET_AT_LEAST_S = 1.0
-"""An agent may take as long to report that an edge is in use."""
 
 Role = tuple[str, str, int, str]
-
-
-class EdgeState(StrEnum):
-    """One edge against the golden image."""
-
-    WAITING = "waiting"
-    OK = "ok"
-    FAILING = "failing"
-    MISSING = "missing"
-    RETARGETED = "retargeted"
-    UNEXPECTED = "unexpected"
-    TOLERATED = "tolerated"
-
-
-WRONG = frozenset({EdgeState.FAILING, EdgeState.MISSING, EdgeState.RETARGETED})
-
-
-class Judged(NamedTuple):
-    """An edge's state and the sentence that says why. ``since_s`` is when the state began."""
-
-    state: EdgeState
-    reason: str
-    since_s: float
-    counted: bool
-
-
-class Policy(NamedTuple):
-    """Thresholds are shares, 0 to 1; ``vcd_thresholds`` are those of VCDs that have one of their own.
-
-    ``hysteresis`` is the share of a threshold by which a deviation has to fall below it before it counts as passed.
-    """
-
-    stack_threshold: float = 0.20
-    vcd_threshold: float = 0.20
-    confirm_s: float = 3.0
-    slack_s: float = 5.0
-    patience_s: float = 1.0
-    count_external: bool = False
-    vcd_thresholds: Mapping[str, float] = MappingProxyType({})
-    hysteresis: float = 0.10
-
-    def threshold(self, vcd: str) -> float:
-        """That of one VCD."""
-        return self.vcd_thresholds.get(vcd, self.vcd_threshold)
-
-    def exceeded(self, share: float, shares: Mapping[str, float], *, already: bool) -> bool:
-        """Whether the stack's share or that of a VCD is above its threshold; ``already``: it was until now."""
-        factor = 1 - self.hysteresis if already else 1.0
-        return share > factor * self.stack_threshold or any(
-            own > factor * self.threshold(vcd) for vcd, own in shares.items()
-        )
-
-    @property
-    def quiet_s(self) -> float:
-        """How much longer than its rhythm an edge may be quiet; its confirmation and two looks make it ``slack_s``."""
-        return max(QUIET_AT_LEAST_S, self.slack_s - self.confirm_s - 2 * LOOK_S)
-
-
-class Source(NamedTuple):
-    """What is known of a VCD: when it started, and since when its agent sees everything (None: it does not).
-
-    ``deaf`` is where it listened since it started and does no longer.
-    """
-
-    started_s: float
-    seen_since_s: float | None
-    deaf: frozenset[Door] = frozenset()
 
 
 class Deviation:
     """The states of all edges, and their counts by VCD."""
 
     def __init__(
-        self, image: GoldenImage, graph: LiveGraph, policy: Policy, *, launch_s: float = 0.0
+        self,
+        image: GoldenImage,
+        graph: LiveGraph,
+        policy: Policy,
+        *,
+        launch_s: float = 0.0,
+        replicas: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """``launch_s`` is when the launch began, on the clock that is passed in."""
+        """``launch_s`` is when the launch began, on the clock that is passed in.
+
+        ``replicas`` says of VCDs which service they are a replica of: another one of it may answer in their stead.
+        """
         self.image = image
         self.policy = policy
         self.pace = Pace()
         self._launch_s = launch_s
+        self._replicas = replicas
         self._paced: set[EdgeKey] = set()
         self._graph = graph
         self.expected = expect(image)
@@ -221,6 +161,9 @@ class Deviation:
             if state in WRONG and self.image.action(key) is Action.TOLERATE:
                 state, reason = EdgeState.TOLERATED, f"{state}, which a rule tolerates: {reason}"
             self._set(key, state, reason, next_s, now_s)
+            if state is EdgeState.OK and key.target in self._replicas:
+                for other in self._missed_replicas(key):
+                    self.touch(other, sources, now_s)
         elif live is not None:
             self._touch_unexpected(live, sources, now_s)
 
@@ -241,7 +184,7 @@ class Deviation:
         if counts and action is Action.TOLERATE:
             reason = "not in the golden image, which a rule tolerates"
             self._set(live.key, EdgeState.TOLERATED, reason, quiet_s, now_s)
-        elif counts and action is not Action.IGNORE:
+        elif counts and action is not Action.IGNORE and not self._serves(live.key):
             self._set(live.key, EdgeState.UNEXPECTED, "not in the golden image", quiet_s, now_s)
         else:
             self._clear(live.key)
@@ -316,6 +259,8 @@ class Deviation:
             )
         if other := self._replacement(golden.key, now_s, overdue=True):
             return EdgeState.RETARGETED, other, None
+        if other := self._stand_in(golden.key, now_s):
+            return EdgeState.OK, f"{other} answers in its stead", now_s + UNEXPECTED_KEPT_S
         if not seen_ok:
             return EdgeState.MISSING, f"overdue by {now_s - due_s:.1f} s and never attempted", None
         return EdgeState.MISSING, f"no open connection and no attempt for {now_s - active_s:.1f} s", None
@@ -330,11 +275,35 @@ class Deviation:
         last_s = (known.last_attempt_s if known else None) or 0.0
         for other, live in self._strangers.get(_role(key), {}).items():
             attempted_s = live.last_attempt_s or 0.0
-            if attempted_s <= last_s or attempted_s < now_s - UNEXPECTED_KEPT_S:
+            if attempted_s <= last_s or attempted_s < now_s - UNEXPECTED_KEPT_S or self._alike(key, other):
                 continue
             fails = not live.seen_ok and live.failing(now_s, patience_s=self.policy.patience_s)
             if overdue or (fails and key.target in self._vcds):
                 return f"{key.source} calls {other.called} instead of {key.target}"
+        return ""
+
+    def _alike(self, key: EdgeKey, other: EdgeKey) -> bool:
+        """Whether two edges lead to replicas of one service."""
+        service = self._replicas.get(key.target)
+        return service is not None and self._replicas.get(other.target) == service
+
+    def _serves(self, key: EdgeKey) -> bool:
+        """Whether an edge outside the image leads to a replica of what its source is expected to call there."""
+        return any(self._alike(key, other) for other in self._roles.get(_role(key), ()))
+
+    def _missed_replicas(self, key: EdgeKey) -> list[EdgeKey]:
+        """The missing edges for which this one may stand in."""
+        missing = self._keys[EdgeState.MISSING]
+        return [other for other in self._roles[_role(key)] if other in missing and self._alike(key, other)]
+
+    def _stand_in(self, key: EdgeKey, now_s: float) -> str:
+        """A replica of the target that the source calls on as well; empty when none answers."""
+        for other in (*self._roles[_role(key)], *self._strangers.get(_role(key), {})):
+            live = self._graph.get(other)
+            if other == key or live is None or not self._alike(key, other):
+                continue
+            if live.open > 0 or (live.last_established_s or -math.inf) > now_s - UNEXPECTED_KEPT_S:
+                return other.target
         return ""
 
     def _touches(self, key: EdgeKey) -> tuple[str, ...]:
@@ -383,15 +352,6 @@ class Deviation:
 def _role(key: EdgeKey) -> Role:
     """What an edge is to its source, whoever the target."""
     return key.source, key.transport, key.port, key.service
-
-
-def failure_sentence(live: LiveEdge, now_s: float) -> str:
-    """What fails, how often and since when, as a person would say it."""
-    if live.failures_since_ok == 0 and live.oldest_pending_s is not None:
-        return f"an attempt has been without an answer for {now_s - live.oldest_pending_s:.1f} s"
-    kinds = " and ".join(sorted(live.kinds)) or "failing"
-    since = f" since {now_s - live.failing_since_s:.1f} s" if live.failing_since_s is not None else ""
-    return f"{live.failures_since_ok} attempts {kinds}{since}"
 
 
 def _in(seconds: float) -> str:

@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 from dm.blame import Facts, Symptom
 from dm.contacts import Contact, Contacts
-from dm.deviation import Deviation, EdgeState, Judged, Policy
+from dm.deviation import Deviation
 from dm.edge import EdgeKey, Failure, LiveEdge
 from dm.golden import Kind
 from dm.graph import LiveGraph
+from dm.policy import Policy
+from dm.states import EdgeState, Judged
 from dm.vcd import VcdState
 
 

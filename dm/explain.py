@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from dm.deviation import Deviation, EdgeState, Policy
+from dm.deviation import Deviation
 from dm.edge import EdgeKey
 from dm.golden import GoldenEdge, Kind
 from dm.learning import unseen_share
+from dm.policy import Policy
 from dm.rules import rule_for
 from dm.stack import Stack
+from dm.states import EdgeState
 from dm.verdict import Judgement, Verdict
 
 

@@ -2,14 +2,17 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
-from dm.deviation import Deviation, EdgeState, Policy, Source
+from dm.deviation import Deviation
 from dm.edge import Address, Door, EdgeKey, Flow, FlowKey, LiveEdge
 from dm.evidence import View
 from dm.golden import GoldenError, GoldenImage
 from dm.graph import LiveGraph
 from dm.learning import learn
+from dm.policy import Policy
+from dm.states import EdgeState, Source
 from dm.vcd import SILENT_AFTER_S, Power, VcdState
 from dm.verdict import Judge, Judgement, inconclusive
 
@@ -17,7 +20,10 @@ SURVIVES_S = 3.0
 
 
 class Spec(NamedTuple):
-    """A stack as its deployer declares it; ``launch_s`` is when its launch began, on the manager's clock."""
+    """A stack as its deployer declares it; ``launch_s`` is when its launch began, on the manager's clock.
+
+    ``replicas`` names the service of each VCD that is a replica of one.
+    """
 
     name: str
     fingerprint: str
@@ -25,6 +31,7 @@ class Spec(NamedTuple):
     policy: Policy
     launch: str
     launch_s: float
+    replicas: Mapping[str, str] = MappingProxyType({})
 
 
 class Stack:
@@ -71,7 +78,9 @@ class Stack:
             and image.fingerprint == self.spec.fingerprint
             and set(image.vcds) <= set(self.vcds)
         ):
-            self.deviation = Deviation(image, self.graph, self.spec.policy, launch_s=self.spec.launch_s)
+            self.deviation = Deviation(
+                image, self.graph, self.spec.policy, launch_s=self.spec.launch_s, replicas=self.spec.replicas
+            )
         self.graph.fold(self.deviation.expected.fixed_ports if self.deviation else {}, now_s=now_s)
         if self.deviation is not None:
             for key in {*self.deviation.golden, *(edge.key for edge in self.graph)}:

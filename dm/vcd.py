@@ -4,8 +4,8 @@ from collections import deque
 from collections.abc import Mapping
 from enum import StrEnum
 
-from dm.deviation import Source
 from dm.edge import Door, FlowKey
+from dm.states import Source
 
 SILENT_AFTER_S = 5.0
 LOSS_REMEMBERED_S = 30.0

@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from dm.blame import Finding, Symptom, blame
-from dm.deviation import EdgeState
 from dm.evidence import View, facts, symptoms
+from dm.states import EdgeState
 from dm.vcd import DOWN
 
 FAILURES_PROVE = 2

@@ -3,14 +3,15 @@
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 
-from dm.deviation import EdgeState, Judged, Policy
 from dm.edge import Address, Backend, Door, EdgeKey, Failure, Flow, FlowKey, LiveEdge, NameClaim, Transport
 from dm.explain import Explanation
 from dm.golden import GoldenImage
 from dm.learning import unseen_share
+from dm.policy import Policy
 from dm.rollback import Limits, Mode, Operation, Outcome, Phase
 from dm.rules import ANY, Action, Rule
 from dm.stack import Spec
+from dm.states import EdgeState, Judged
 from dm.store.sqlite import Event
 from dm.v1 import agent_pb2, flow_pb2, golden_service_pb2, rollback_service_pb2, stack_pb2, stack_service_pb2
 from dm.vcd import Power
@@ -189,7 +190,8 @@ def spec(message: stack_pb2.StackSpec, *, now_s: float) -> tuple[Spec, Limits]:
     )
     vcds = {vcd.name: addresses(vcd.addresses) for vcd in message.vcds}
     launch_s = now_s - message.launch_age_ms / 1000
-    return Spec(message.name, message.fingerprint, vcds, policy, message.launch, launch_s), limits
+    replicas = {vcd.name: vcd.role for vcd in message.vcds if vcd.role}
+    return Spec(message.name, message.fingerprint, vcds, policy, message.launch, launch_s, replicas), limits
 
 
 def mode(value: "stack_pb2.RollbackMode.ValueType") -> Mode:

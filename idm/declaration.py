@@ -40,7 +40,7 @@ POWERS: dict[Power, WirePower.ValueType] = {
 def declare(manifest: Manifest, *, fingerprint: str, launch: Launch) -> StackSpec:
     """The stack as the manager has to know it."""
     vcds = [
-        VcdSpec(name=name, addresses=[ip_address(vcd.address).packed] if vcd.address else [])
+        VcdSpec(name=name, role=vcd.role, addresses=[ip_address(vcd.address).packed] if vcd.address else [])
         for name, vcd in manifest.vcd.items()
     ]
     return StackSpec(

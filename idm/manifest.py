@@ -81,12 +81,14 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 class Vcd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One VM or container. The table's key is its name; without an address it gets a free one of the subnet.
 
-    A VM is made from an image's file, or is an existing ``domain`` of the hypervisor.
+    A VM is made from an image's file, or is an existing ``domain`` of the hypervisor. VCDs of one ``role`` are
+    replicas: whoever calls one may as well call another.
     """
 
     name: str = ""
     image: str = ""
     domain: str = ""
+    role: str = ""
     machine: Machine = Machine()
     command: tuple[str, ...] = ()
     address: str = ""
@@ -240,6 +242,8 @@ def _check_stack(manifest: Manifest) -> None:
         raise ManifestError("vcd: no VCDs: write a table [vcd.NAME] for each")
     for name, vcd in manifest.vcd.items():
         _check_label(name, place=f"vcd.{name}")
+        if vcd.role:
+            _check_label(vcd.role, place=f"vcd.{name}.role")
         check_kind(name, vcd)
         if vcd.name:
             raise ManifestError(f"vcd.{name}.name: the table's key is the name: leave this out")

@@ -20,6 +20,8 @@ PURE = (
     "rules",
     "expected",
     "pace",
+    "policy",
+    "states",
     "explain",
     "deviation",
     "contacts",

@@ -278,8 +278,11 @@ class VcdSpec(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, unique in the stack."""
+    role: _builtins.str
+    """The service that it is a replica of: another replica may answer in its stead. Empty means none."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Addresses known beforehand, 4 or 16 bytes each; the agent's own report takes precedence."""
@@ -289,10 +292,11 @@ class VcdSpec(_message.Message):
         *,
         name: _builtins.str = ...,
         addresses: _abc.Iterable[_builtins.bytes] | None = ...,
+        role: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "name", b"name", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

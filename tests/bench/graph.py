@@ -20,8 +20,8 @@ import click
 import networkx as nx
 
 from dm import wire
-from dm.deviation import Policy
 from dm.golden import GoldenImage
+from dm.policy import Policy
 from dm.stack import Spec, Stack
 from dm.v1 import agent_pb2, flow_pb2
 from dm.verdict import Verdict

@@ -1,6 +1,6 @@
 """Thresholds."""
 
-from dm.deviation import Policy
+from dm.policy import Policy
 
 
 def test_a_vcd_may_have_a_threshold_of_its_own() -> None:

@@ -5,10 +5,10 @@ from ipaddress import IPv4Address
 import msgspec
 import pytest
 
-from dm.deviation import EdgeState
 from dm.golden import GoldenImage
 from dm.learning import merge
 from dm.rules import Action, Rule
+from dm.states import EdgeState
 from dm.verdict import Verdict
 from tests.sim.program import Need, Style
 from tests.sim.systems import System, shop

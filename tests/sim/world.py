@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 
 from dm import wire
-from dm.deviation import Policy
 from dm.golden import GoldenImage
+from dm.policy import Policy
 from dm.stack import Spec, Stack
 from dm.v1 import agent_pb2, flow_pb2
 from dm.vcd import Power, VcdState

@@ -1,0 +1,50 @@
+"""The states of an edge against the golden image, and the sentences that say why. Pure values."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from dm.edge import Door, LiveEdge
+
+
+class EdgeState(StrEnum):
+    """One edge against the golden image."""
+
+    WAITING = "waiting"
+    OK = "ok"
+    FAILING = "failing"
+    MISSING = "missing"
+    RETARGETED = "retargeted"
+    UNEXPECTED = "unexpected"
+    TOLERATED = "tolerated"
+
+
+WRONG = frozenset({EdgeState.FAILING, EdgeState.MISSING, EdgeState.RETARGETED})
+
+
+class Judged(NamedTuple):
+    """An edge's state and the sentence that says why. ``since_s`` is when the state began."""
+
+    state: EdgeState
+    reason: str
+    since_s: float
+    counted: bool
+
+
+class Source(NamedTuple):
+    """What is known of a VCD: when it started, and since when its agent sees everything (None: it does not).
+
+    ``deaf`` is where it listened since it started and does no longer.
+    """
+
+    started_s: float
+    seen_since_s: float | None
+    deaf: frozenset[Door] = frozenset()
+
+
+def failure_sentence(live: LiveEdge, now_s: float) -> str:
+    """What fails, how often and since when, as a person would say it."""
+    if live.failures_since_ok == 0 and live.oldest_pending_s is not None:
+        return f"an attempt has been without an answer for {now_s - live.oldest_pending_s:.1f} s"
+    kinds = " and ".join(sorted(live.kinds)) or "failing"
+    since = f" since {now_s - live.failing_since_s:.1f} s" if live.failing_since_s is not None else ""
+    return f"{live.failures_since_ok} attempts {kinds}{since}"
