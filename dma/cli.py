@@ -123,8 +123,8 @@ def resolve_command(
     logs.silence()
     with reported():
         entered(netns=netns, cgroup=None)
-        # Only a running agent hears what applications are answered.
-        with open_names(root, dataclasses.replace(naming, passive_dns=False)) as names:
+        # Only a running agent hears what applications say and are answered.
+        with open_names(root, dataclasses.replace(naming, passive_dns=False, traffic_names=False)) as names:
             explanation = resolve.explain(names, place, within_s=timeout)
     if as_json:
         click.echo(resolve.encode(destination, explanation))

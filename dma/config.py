@@ -33,6 +33,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     passive_dns: bool | None = None
     dns_ports: list[int] | None = None
     reverse_dns: bool | None = None
+    reverse_dns_servers: list[str] | None = None
     traffic_names: bool | None = None
     consul: Consul | None = None
     etcd: Etcd | None = None
@@ -63,6 +64,7 @@ def load(path: Path) -> dict[str, object]:
         "passive_dns": config.passive_dns,
         "dns_ports": config.dns_ports,
         "reverse_dns": config.reverse_dns,
+        "reverse_dns_servers": config.reverse_dns_servers,
         "traffic_names": config.traffic_names,
         "consul": config.consul,
         "etcd": config.etcd,

@@ -59,6 +59,8 @@ class Naming(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     passive_dns: bool | None = None
     dns_ports: tuple[Port, ...] | None = None
     reverse_dns: bool | None = None
+    reverse_dns_servers: tuple[Text, ...] | None = None
+    traffic_names: bool | None = None
     consul: Consul | None = None
     etcd: Etcd | None = None
     registry: Registry | None = None

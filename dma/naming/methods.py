@@ -12,7 +12,7 @@ from dma.naming.passive import PORTS, PassiveDns
 from dma.naming.registry.follower import Follower
 from dma.naming.registry.settings import Consul, Etcd, Static
 from dma.naming.resolvers import Resolvers
-from dma.naming.reverse import ReverseDns
+from dma.naming.reverse import ReverseDns, Server, configured_servers
 from dma.naming.services import ServicesDatabase
 from dma.naming.traffic.greetings import Greetings
 from dma.naming.traffic.programs import Programs
@@ -28,6 +28,8 @@ class Naming:
     """Where their name servers listen."""
     reverse_dns: bool = True
     """Whether to ask for the names of addresses."""
+    reverse_dns_servers: tuple[Server, ...] = ()
+    """Whom to ask, such as a Consul at its port for DNS; those of the watched machine if it is left empty."""
     traffic_names: bool = True
     """Whether to guess from the first bytes of connections, and from the programs that make them."""
     consul: Consul | None = None
@@ -50,7 +52,8 @@ def open_names(
     if chosen.traffic_names:
         methods += [Greetings(target or Target()), Programs()]
     if chosen.reverse_dns:
-        methods.append(ReverseDns(root))
+        servers = list(chosen.reverse_dns_servers)
+        methods.append(ReverseDns(lambda: servers or configured_servers(root)))
     methods += _registries(chosen)
     return Names(methods, superseded=passive.superseded if passive else None)
 

@@ -11,7 +11,10 @@ from msgspec import Struct
 
 from dma.naming.dns_filter import PORTS_LIMIT
 from dma.naming.methods import Naming
+from dma.naming.registry.places import read_place
 from dma.naming.registry.settings import LAYOUT, Consul, Etcd, Static
+from dma.naming.resolvers import PORT
+from dma.naming.reverse import Server
 
 _DEFAULTS = Naming()
 
@@ -28,6 +31,16 @@ def _registry(form: type[Struct], key: str, *, several: bool = False) -> Callabl
             raise click.BadParameter(f"{value} is none: give one such as http://127.0.0.1:8500") from e
 
     return read
+
+
+def _servers(
+    _context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
+) -> tuple[Server, ...]:
+    places = [read_place(text) for text in texts]
+    for text, place in zip(texts, places, strict=True):
+        if place is None:
+            raise click.BadParameter(f"{text} is no name server: give ADDRESS or ADDRESS:PORT")
+    return tuple(Server(place.address, place.port or PORT) for place in places if place)
 
 
 def _ports(_context: click.Context, _parameter: click.Parameter, ports: tuple[int, ...]) -> tuple[int, ...]:
@@ -58,6 +71,14 @@ _OPTIONS = (
         default=_DEFAULTS.reverse_dns,
         show_default=True,
         help="Ask for the names of addresses.",
+    ),
+    click.option(
+        "--reverse-dns-server",
+        "reverse_dns_servers",
+        metavar="ADDRESS[:PORT]",
+        multiple=True,
+        callback=_servers,
+        help="Whom to ask instead of the watched machine's name servers; may be given several times.",
     ),
     click.option(
         "--traffic-names/--no-traffic-names",

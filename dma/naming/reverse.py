@@ -1,59 +1,89 @@
 """Names by reverse DNS, asked of the name servers that the watched machine itself uses."""
 
-import queue
-import secrets
-import socket
+import asyncio
+import re
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import dns.asyncquery
+import dns.exception
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.reversename
+import dns.rrset
+from dns.rdtypes.ANY.PTR import PTR
+from dns.rdtypes.ANY.SOA import SOA
 
 from dma.flow import Address, Destination
-from dma.naming import ptr
+from dma.naming.background import Background
 from dma.naming.cache import Cache
 from dma.naming.method import Counters, Place
 from dma.naming.name import CONFIDENCE, Name, Source
 from dma.naming.resolvers import PORT, configured
 
-THREADS = 2
+AT_ONCE = 4
 QUEUE = 256
 TIMEOUT_S = 1.0
-GAP_S = 0.1
-"""Between two questions of one thread: at most 20 a second in all."""
-MIN_TTL_S, MAX_TTL_S, NEGATIVE_TTL_S = 10.0, 3600.0, 60.0
+GAP_S = 0.05
+"""Between two questions: at most 20 a second."""
+MIN_TTL_S, MAX_TTL_S = 10.0, 3600.0
+NEGATIVE_TTL_S, MAX_NEGATIVE_TTL_S = 60.0, 300.0
+FAILURE_TTL_S = 10.0
+"""For which nobody asks again after a failure."""
+FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 30.0
+"""For which a name server that failed is left alone, longer each time."""
 GRACE_S = 4.0
 """For which an expired name still stands while its successor is asked for."""
-_MESSAGE_BYTES = 4096
+
+_HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,253}[a-z0-9_])?", re.ASCII)
+
+
+class Server(NamedTuple):
+    """A name server."""
+
+    address: Address
+    port: int
+
+
+class ReverseError(Exception):
+    """A name server has no answer: it is silent, refuses, or is none."""
+
+
+class Answer(NamedTuple):
+    """Names of an address, none when it has none, and for how long that holds."""
+
+    names: tuple[str, ...]
+    ttl_s: float
 
 
 class ReverseDns:
-    """A cache in front of two threads that ask; closes.
+    """A cache in front of a few questions at a time; closes.
 
     A look-up never waits: it answers with what is known and has the rest asked for. Failures count, and are remembered
-    as no name for a minute. Look-ups for which the queue has no room are dropped, and asked again
-    when they are looked up again. See ``dma.naming.method.Method``.
+    for a while, as the name servers are that failed. Look-ups for which there is no room are dropped, and asked again
+    when they are looked up again. ``servers`` says whom to ask. See ``dma.naming.method.Method``.
     """
 
-    source = Source.REVERSE_DNS
-
-    def __init__(self, root: Path, *, port: int = PORT) -> None:
+    def __init__(self, servers: Callable[[], list[Server]], *, source: Source = Source.REVERSE_DNS) -> None:
+        self.source = source
         self.counters = Counters()
-        self._root = root
-        self._port = port
+        self._servers = servers
         self._cache = Cache(grace_s=GRACE_S)
         self._waiting: set[Address] = set()
-        self._asked: queue.Queue[Address | None] = queue.Queue(QUEUE)
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        for number in range(THREADS):
-            threading.Thread(target=self._work, name=f"reverse-dns-{number}", daemon=True).start()
+        self._asked: asyncio.Queue[Address] = asyncio.Queue(QUEUE)
+        self._pauses: dict[Server, _Pause] = {}
+        self._next_s = 0.0
+        self._background = Background(self._work(), name=source.value)
 
     def close(self) -> None:
-        """Let the threads end; a question on its way is not waited for."""
-        self._stopped.set()
-        for _ in range(THREADS):
-            with suppress(queue.Full):  # then they have work, and look at the event after it
-                self._asked.put_nowait(None)
+        """End the thread; a question on its way is not waited for."""
+        self._background.close()
 
     def lookup(self, destination: Destination) -> tuple[Name, ...]:
         """What is known; what is not, or no longer, is asked for."""
@@ -70,44 +100,126 @@ class ReverseDns:
         with self._lock:
             if address in self._waiting:
                 return
-            try:
-                self._asked.put_nowait(address)
-                self._waiting.add(address)
-            except queue.Full:
+            if len(self._waiting) >= QUEUE:
                 self.counters.dropped += 1
+                return
+            self._waiting.add(address)
+        self._background.call(partial(self._asked.put_nowait, address))
 
-    def _work(self) -> None:
-        while (address := self._asked.get()) is not None and not self._stopped.is_set():
-            answer = self._resolve(address)
+    async def _work(self) -> NoReturn:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE - 1):
+                group.create_task(self._answer())
+            await self._answer()
+
+    async def _answer(self) -> NoReturn:
+        while True:
+            address = await self._asked.get()
+            try:
+                answer = await self._resolve(address)
+            except ReverseError as e:
+                self.counters.failures += 1
+                self.counters.problem = str(e)
+                answer = Answer((), FAILURE_TTL_S)
+            else:
+                self.counters.answers += 1
+                self.counters.problem = ""
             self._keep(address, answer)
-            self._stopped.wait(GAP_S)
 
-    def _keep(self, address: Address, answer: ptr.Answer | None) -> None:
-        found = answer.names if answer else ()
-        ttl_s = min(max(answer.ttl_s, MIN_TTL_S), MAX_TTL_S) if answer and found else NEGATIVE_TTL_S
-        until_s = time.monotonic() + ttl_s
-        confidence = CONFIDENCE[self.source]
-        names = [Name(name, self.source, confidence, until_s) for name in found]
+    def _keep(self, address: Address, answer: Answer) -> None:
+        until_s = time.monotonic() + answer.ttl_s
+        names = [Name(name, self.source, CONFIDENCE[self.source], until_s) for name in answer.names]
         self._cache.settle(Place(address), names, until_s=until_s)
         with self._lock:
             self._waiting.discard(address)
-            self.counters.failures += answer is None
-            self.counters.answers += answer is not None
 
-    def _resolve(self, address: Address) -> ptr.Answer | None:
-        """Ask one server after the other; None when none of them gives an answer."""
-        for server in configured(self._root):
-            try:
-                return self._query(server, address)
-            except (OSError, ptr.PtrError):
+    async def _resolve(self, address: Address) -> Answer:
+        """Ask one server after the other, but for those that failed of late."""
+        problem = self.counters.problem or "there is no name server to ask: see /etc/resolv.conf"
+        servers = self._servers()
+        self._pauses = {server: self._pauses.get(server, _Pause()) for server in servers}
+        for server in servers:
+            pause = self._pauses.setdefault(server, _Pause())
+            if not pause.over():
                 continue
-        return None
+            await self._take_turn()
+            try:
+                answer = await query(server, address)
+            except ReverseError as e:
+                pause.lengthen()
+                problem = str(e)
+            else:
+                pause.end()
+                return answer
+        raise ReverseError(problem)
 
-    def _query(self, server: Address, address: Address) -> ptr.Answer:
-        identifier = secrets.randbits(16)
-        family = socket.AF_INET if server.version == 4 else socket.AF_INET6
-        with socket.socket(family, socket.SOCK_DGRAM) as asking:
-            asking.settimeout(TIMEOUT_S)
-            asking.connect((str(server), self._port))
-            asking.send(ptr.question(identifier, address))
-            return ptr.answer(asking.recv(_MESSAGE_BYTES), identifier)
+    async def _take_turn(self) -> None:
+        """Wait for this question's time."""
+        now_s = time.monotonic()
+        self._next_s = max(now_s, self._next_s + GAP_S)
+        await asyncio.sleep(self._next_s - now_s)
+
+
+class _Pause:
+    """For how long a name server is left alone."""
+
+    def __init__(self) -> None:
+        self._until_s = 0.0
+        self._length_s = FIRST_PAUSE_S
+
+    def over(self) -> bool:
+        return time.monotonic() >= self._until_s
+
+    def end(self) -> None:
+        self._until_s, self._length_s = 0.0, FIRST_PAUSE_S
+
+    def lengthen(self) -> None:
+        if self.over():  # else another question to the same server has failed just now
+            self._until_s = time.monotonic() + self._length_s
+            self._length_s = min(2 * self._length_s, LAST_PAUSE_S)
+
+
+def configured_servers(root: Path) -> list[Server]:
+    """The name servers of the watched machine, as its files say now."""
+    return [Server(address, PORT) for address in configured(root)]
+
+
+async def query(server: Server, address: Address) -> Answer:
+    """Ask for an address's names, by TCP if there are too many for a datagram. Raises :class:`ReverseError`."""
+    question = dns.message.make_query(dns.reversename.from_address(str(address)), dns.rdatatype.PTR)
+    try:
+        response, _ = await dns.asyncquery.udp_with_fallback(
+            question, str(server.address), timeout=TIMEOUT_S, port=server.port, ignore_errors=True
+        )
+    except (dns.exception.DNSException, OSError, EOFError, ValueError) as e:
+        reason = "does not answer" if isinstance(e, dns.exception.Timeout) else f"cannot be asked: {e}"
+        raise ReverseError(f"the name server {server.address} {reason}: look at it") from e
+    return read(response)
+
+
+def read(response: dns.message.Message) -> Answer:
+    """What a response says; raises :class:`ReverseError` when it tells of a failure."""
+    if response.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+        raise ReverseError(f"the name server fails with {dns.rcode.to_text(response.rcode())}: see its log")
+    pointers = [(rrset.ttl, name) for rrset in response.answer for name in _names(rrset)]
+    if not pointers:
+        return Answer((), _negative_ttl_s(response))
+    ttl_s = min(max(min(ttl_s for ttl_s, _ in pointers), MIN_TTL_S), MAX_TTL_S)
+    return Answer(tuple(dict.fromkeys(name for _, name in pointers)), ttl_s)
+
+
+def _names(rrset: dns.rrset.RRset) -> Iterator[str]:
+    for record in rrset:
+        if isinstance(record, PTR):
+            name = record.target.to_text(omit_final_dot=True).lower()
+            if _HOST_NAME.fullmatch(name):
+                yield name
+
+
+def _negative_ttl_s(response: dns.message.Message) -> float:
+    """For how long there is no name, as the zone says it (RFC 2308)."""
+    for rrset in response.authority:
+        for record in rrset:
+            if isinstance(record, SOA):
+                return min(max(min(rrset.ttl, record.minimum), MIN_TTL_S), MAX_NEGATIVE_TTL_S)
+    return NEGATIVE_TTL_S

@@ -1,18 +1,22 @@
 """What a manifest says of names, against what the agents understand."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from dma import config
+from dma.naming import methods
 from dma.naming.registry import settings
 from idm.document import DocumentError, read
-from idm.naming import Naming
+from idm.naming import Consul, Etcd, Naming, Registry
 
 EVERYTHING = """
 passive_dns = false
 dns_ports = [53, 8600]
 reverse_dns = false
+reverse_dns_servers = ["198.18.0.2:8600"]
+traffic_names = false
 [consul]
 url = "http://198.18.0.2:8500"
 datacentre = "lab"
@@ -49,6 +53,8 @@ def test_agents_understand_all_that_a_manifest_can_say(tmp_path: Path) -> None:
         "passive_dns": False,
         "dns_ports": [53, 8600],
         "reverse_dns": False,
+        "reverse_dns_servers": ["198.18.0.2:8600"],
+        "traffic_names": False,
         "consul": settings.Consul(
             url="http://198.18.0.2:8500",
             datacentre="lab",
@@ -68,6 +74,13 @@ def test_agents_understand_all_that_a_manifest_can_say(tmp_path: Path) -> None:
             location='https://198.18.0.4/a "list".json', interval_s=0.5, keep_s=60, tls=trust
         ),
     }
+
+
+def test_a_manifest_can_say_all_that_agents_understand() -> None:
+    """What an operator may choose about names is the same in both."""
+    assert set(Naming.__struct_fields__) == {field.name for field in fields(methods.Naming)}
+    for ours, theirs in ((Consul, settings.Consul), (Etcd, settings.Etcd), (Registry, settings.Static)):
+        assert set(ours.__struct_fields__) == set(theirs.__struct_fields__)
 
 
 def test_nothing_said_is_nothing_written(tmp_path: Path) -> None:

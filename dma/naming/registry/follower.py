@@ -2,13 +2,12 @@
 
 import asyncio
 import random
-import threading
-from contextlib import suppress
 from typing import NoReturn, Protocol
 
 import structlog
 
 from dma.flow import Address, Destination
+from dma.naming.background import Background
 from dma.naming.cache import Cache
 from dma.naming.method import Counters
 from dma.naming.name import Name, Source
@@ -17,7 +16,6 @@ from dma.naming.registry.settings import KEEP_S
 from dma.tasks import first_of, heed_cancellation
 
 FIRST_DELAY_S, LAST_DELAY_S = 0.2, 2.0
-END_S = 1.0
 
 log = structlog.get_logger()
 
@@ -50,10 +48,7 @@ class Follower:
         self._known = False
         self._cache = Cache()
         self._register = Register(feed.source, self._cache, self.counters)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._work, name=self.source.value, daemon=True)
-        self._task = self._loop.create_task(self._follow())
-        self._thread.start()
+        self._background = Background(self._follow(), name=self.source.value)
 
     @property
     def synced(self) -> bool:
@@ -69,18 +64,8 @@ class Follower:
         return self._cache.changed()
 
     def close(self) -> None:
-        """End the thread; one that does not end soon is left to end with the process."""
-        with suppress(RuntimeError):  # it has ended already
-            self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(END_S)
-
-    def _work(self) -> None:
-        try:
-            with suppress(asyncio.CancelledError):
-                self._loop.run_until_complete(self._task)
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        finally:
-            self._loop.close()
+        """End the thread."""
+        self._background.close()
 
     async def _follow(self) -> NoReturn:
         delay_s = FIRST_DELAY_S
