@@ -24,8 +24,9 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.enable_http_proxy", 0),
 )
-# How long one attempt to connect may take, whatever its name says; a small guest needs a while for its handshake.
-_PLAIN = (*_OPTIONS, ("grpc.min_reconnect_backoff_ms", 200))
+# How long one attempt to connect may take, whatever its name says: a small guest needs a while for its handshake, and
+# on a busy host even a socket's other end is slow to greet. Where nobody listens an attempt fails at once.
+_PLAIN = (*_OPTIONS, ("grpc.min_reconnect_backoff_ms", 2_000))
 _ENCRYPTED = (*_OPTIONS, ("grpc.min_reconnect_backoff_ms", 3_000))
 
 _HANDSHAKES = (

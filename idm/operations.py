@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+from dm.client import ManagerError
 from dm.v1.rollback_service_pb2 import (
     ROLLBACK_PHASE_DONE,
     ListRollbacksRequest,
@@ -70,18 +71,30 @@ async def set_guard(stack: Stack, mode: RollbackMode.ValueType) -> None:
 async def follow(
     stack: Stack, operation: str, show: Callable[[Rollback], None], *, timeout_s: float
 ) -> Rollback:
-    """Show each step of an operation and return its end. Raises :class:`DeployError` when there is none in time."""
+    """Show each step of an operation and return its end. Raises :class:`DeployError` when there is none in time.
+
+    A manager that is away for a while, as while it is restarted, goes on with the operation when it is back.
+    """
+    last = "see `idm history`"
     try:
         async with asyncio.timeout(timeout_s):
             while True:
-                known = await history(stack, limit=0)
-                if (rollback := next((each for each in known if each.operation == operation), None)) is None:
-                    raise DeployError(f"operation {operation} is not known: `idm history` lists them")
-                show(rollback)
-                if rollback.phase == ROLLBACK_PHASE_DONE:
-                    return rollback
+                try:
+                    rollback = await _find(stack, operation)
+                except ManagerError as e:
+                    last = str(e)
+                else:
+                    show(rollback)
+                    if rollback.phase == ROLLBACK_PHASE_DONE:
+                        return rollback
                 await asyncio.sleep(LOOK_S)
     except TimeoutError as e:
-        raise DeployError(
-            f"operation {operation} has not ended after {timeout_s:.0f} s: see `idm history`"
-        ) from e
+        raise DeployError(f"operation {operation} has not ended after {timeout_s:.0f} s: {last}") from e
+
+
+async def _find(stack: Stack, operation: str) -> Rollback:
+    """One operation as it is now."""
+    for rollback in await history(stack, limit=0):
+        if rollback.operation == operation:
+            return rollback
+    raise DeployError(f"operation {operation} is not known: `idm history` lists them")

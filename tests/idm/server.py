@@ -8,7 +8,14 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
-from dm.v1.rollback_service_pb2 import AttendRequest, AttendResponse, Command
+from dm.v1.rollback_service_pb2 import (
+    AttendRequest,
+    AttendResponse,
+    Command,
+    ListRollbacksRequest,
+    ListRollbacksResponse,
+    Rollback,
+)
 from dm.v1.stack_pb2 import StackSpec
 from dm.v1.stack_service_pb2 import ApplyStackRequest, ApplyStackResponse
 
@@ -19,6 +26,7 @@ class SmallManager:
     def __init__(self, generations: dict[str, int] | None = None) -> None:
         self.applied: list[StackSpec] = []
         self.heard: list[AttendRequest] = []
+        self.rollbacks: list[Rollback] = []
         self.commands: asyncio.Queue[Command] = asyncio.Queue()
         self._generations = generations or {}
 
@@ -36,9 +44,14 @@ class SmallManager:
         apply = grpc.unary_unary_rpc_method_handler(
             self._apply, ApplyStackRequest.FromString, ApplyStackResponse.SerializeToString
         )
+        history = grpc.unary_unary_rpc_method_handler(
+            self._history, ListRollbacksRequest.FromString, ListRollbacksResponse.SerializeToString
+        )
         server.add_generic_rpc_handlers(
             (
-                grpc.method_handlers_generic_handler("dm.v1.RollbackService", {"Attend": attend}),
+                grpc.method_handlers_generic_handler(
+                    "dm.v1.RollbackService", {"Attend": attend, "ListRollbacks": history}
+                ),
                 grpc.method_handlers_generic_handler("dm.v1.StackService", {"ApplyStack": apply}),
             )
         )
@@ -52,6 +65,9 @@ class SmallManager:
     async def _apply(self, request: ApplyStackRequest, _context: object) -> ApplyStackResponse:
         self.applied.append(request.stack)
         return ApplyStackResponse(golden="g1", generations=self._generations)
+
+    async def _history(self, _request: ListRollbacksRequest, _context: object) -> ListRollbacksResponse:
+        return ListRollbacksResponse(rollbacks=self.rollbacks)
 
     async def _attend(
         self, requests: AsyncIterator[AttendRequest], _context: object
