@@ -8,6 +8,7 @@ from dm.edge import Door, FlowKey
 from dm.states import Source
 
 SILENT_AFTER_S = 5.0
+"""An idle agent speaks every second interval, and an interval is 2 s at most."""
 LOSS_REMEMBERED_S = 30.0
 RESTART_WINDOW_S = 60.0
 RESTARTS_FORGIVEN = 2

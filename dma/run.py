@@ -87,7 +87,7 @@ class Settings:
 )
 @click.option(
     "--interval-ms",
-    type=click.IntRange(100, 60_000),
+    type=click.IntRange(100, 2000),
     default=1000,
     show_default=True,
     help="How often to report what changed; first sightings and failures are reported at once.",

@@ -22,7 +22,7 @@ Text = Annotated[str, Meta(min_length=1, description="a string in quotes, not em
 Share = Annotated[float, Meta(ge=0, le=1, description="a share from 0 to 1")]
 Seconds = Annotated[float, Meta(gt=0, le=86400, description="seconds, above 0 and at most 86400")]
 Pause = Annotated[float, Meta(ge=0, le=86400, description="seconds, from 0 to 86400")]
-Milliseconds = Annotated[int, Meta(ge=100, le=60000, description="milliseconds, from 100 to 60000")]
+Milliseconds = Annotated[int, Meta(ge=100, le=2000, description="milliseconds, from 100 to 2000")]
 Count = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
 Mebibytes = Annotated[int, Meta(ge=16, le=1 << 24, description="mebibytes, from 16 to 16777216")]
 Processors = Annotated[int, Meta(ge=1, le=1024, description="a whole number from 1 to 1024")]

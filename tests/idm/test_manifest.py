@@ -167,7 +167,7 @@ BAD = [
     (
         "[judge]",
         "[agent]\ninterval_ms = -1\n[judge]",
-        "agent.interval_ms: expected milliseconds, from 100 to 60000, got -1",
+        "agent.interval_ms: expected milliseconds, from 100 to 2000, got -1",
     ),
     (
         '"approve"',
