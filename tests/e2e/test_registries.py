@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from dm.v1 import agent_pb2, stack_pb2
 from dm.v1 import golden_service_pb2 as golden
-from dm.v1 import stack_pb2
 from dm.v1 import stack_service_pb2 as stacks
 from dm.v1.agent_service_pb2 import ReportRequest
 from tests.dm.test_service import Peer, manager
@@ -181,8 +181,8 @@ def answering(network: Cable, port: int, *, after_s: float, body: bytes) -> Iter
         listener.close()
 
 
-async def latencies(network: Cable, directory: Path, *arguments: str) -> list[float]:
-    """Seconds from each call of an application to its being told to the manager."""
+async def latencies(network: Cable, directory: Path, *arguments: str) -> tuple[list[float], set[int]]:
+    """Seconds from each call of an application to its being told to the manager, and what was told to be lost."""
     recorder = Stopwatch()
     with Caller(network.client) as application:
         async with (
@@ -194,11 +194,15 @@ async def latencies(network: Cable, directory: Path, *arguments: str) -> list[fl
                 called_s[port] = time.monotonic()
                 await asyncio.to_thread(application, f"call(v4, '{SERVER_V4}', {port})")
                 await recorder.until(partial(recorder.told_s.__contains__, port))
-            return [recorder.told_s[port] - called_s[port] for port in called_s]
+            lost = {loss.reason for one in recorder.said("coverage") for loss in one.coverage.losses}
+            return [recorder.told_s[port] - called_s[port] for port in called_s], set(map(int, lost))
 
 
 def test_edges_wait_for_no_registry(network: Cable, tmp_path: Path) -> None:
-    """With one registry dead, one slow and one that never stops talking, edges arrive as fast as without naming."""
+    """With one registry dead, one slow and one that never stops talking, edges arrive as fast as without naming.
+
+    That names may be missing is told.
+    """
     config = tmp_path / "agent.toml"
     config.write_text(
         f'[consul]\nurl = "http://{SERVER_V4}:9001"\n'
@@ -207,8 +211,11 @@ def test_edges_wait_for_no_registry(network: Cable, tmp_path: Path) -> None:
     )
 
     async def both() -> tuple[list[float], list[float]]:
-        without = await latencies(network, tmp_path / "without", "--no-passive-dns")
-        return without, await latencies(network, tmp_path / "with", "--config", str(config))
+        without, lost = await latencies(network, tmp_path / "without", "--no-passive-dns")
+        assert agent_pb2.LOSS_REASON_NAMES not in lost
+        with_all, lost = await latencies(network, tmp_path / "with", "--config", str(config))
+        assert agent_pb2.LOSS_REASON_NAMES in lost
+        return without, with_all
 
     with (
         answering(network, 9002, after_s=SLOW_S, body=b""),

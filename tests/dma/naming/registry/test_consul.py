@@ -71,15 +71,17 @@ def test_a_restart_changes_no_name(network: Cable, consul: Consul) -> None:
         assert names.changed() == set()
         consul.deregister(WEB, 8080)
         until(lambda: called(names, WEB, 8080) == ())
+        assert names.counters.unnamed == 0
 
 
 def test_names_of_a_registry_that_stays_away_are_dropped(network: Cable, consul: Consul) -> None:
-    """They are kept for a while only."""
+    """They are kept for a while only; from then on failures tell of names that may be missing."""
     consul.register("web", WEB, 8080)
     with following(network, ConsulFeed(Settings(url=consul.url)), keep_s=1) as names:
         until(lambda: called(names, WEB, 8080))
         consul.kill()
         assert until(lambda: called(names, WEB, 8080) == ()) >= 0.9
+        assert names.counters.unnamed
 
 
 def test_what_happened_during_a_partition_is_known_after_it(network: Cable, consul: Consul) -> None:
