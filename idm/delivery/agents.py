@@ -19,6 +19,8 @@ LOOK_S = 0.5
 AGAIN_S, LATE_AGAIN_S = 0.5, 10.0
 # Certificates are looked at so often, and delivered when they were renewed.
 RENEW_S = 60.0
+# A first boot with a seed installs and configures for so long at most; from then on the guest is served like others.
+SEED_S = 900.0
 
 _log = structlog.get_logger()
 
@@ -28,8 +30,8 @@ class GuestAgents:
 
     ``payloads`` makes what a VCD gets, as it is now, the agent's at the end; ``heard`` asks the manager whose agents
     are connected; ``gone`` is called when an instance was replaced, whose connections are dead; ``installers`` bring
-    the agent itself to VCDs whose image may lack it; ``seeded`` ones have all of it from their first boot, and nothing
-    is delivered.
+    the agent itself to VCDs whose image may lack it; ``seeded`` ones get all of it by their first boot, which is left
+    alone.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class GuestAgents:
             vcd: _Post(
                 shell,
                 vcd,
-                payloads=_nothing if vcd in seeded else payloads,
+                payloads=payloads,
                 gone=gone,
-                installer=installers.get(vcd),
+                installer=None if vcd in seeded else installers.get(vcd),
+                seeded=vcd in seeded,
             )
             for vcd in vcds
         }
@@ -107,11 +110,6 @@ class GuestAgents:
         )
 
 
-def _nothing(vcd: str) -> tuple[Payload, ...]:
-    del vcd
-    return ()
-
-
 class _Post:
     """What is brought to one guest."""
 
@@ -123,12 +121,14 @@ class _Post:
         payloads: Callable[[str], tuple[Payload, ...]],
         gone: Callable[[str], None],
         installer: Installer | None,
+        seeded: bool,
     ) -> None:
         self.runs = False
         self.problem = ""
         self.refused = False
         self._shell, self._vcd = shell, vcd
         self._payloads, self._gone, self._installer = payloads, gone, installer
+        self._seeded, self._not_before_s = seeded, 0.0
         self._incarnation = ""
         self._replaced = False
         self._delivered: tuple[Payload, ...] = ()
@@ -150,9 +150,12 @@ class _Post:
             if self._moved.is_set():
                 self._moved.clear()
                 self._delivered = ()
+                first = self._seeded and not self._replaced
+                self._not_before_s = time.monotonic() + SEED_S if first else 0.0
                 if self._replaced:
                     await asyncio.to_thread(self._gone, self._vcd)
-            await self._settle()
+            if time.monotonic() >= self._not_before_s:
+                await self._settle()
 
     async def _settle(self) -> None:
         """Try until the guest has what it should have, cannot ever, or is another one."""
@@ -183,5 +186,5 @@ class _Post:
         _log.info("agent delivered", vcd=self._vcd, incarnation=self._incarnation)
 
     def last_words(self) -> str:
-        """Of the agent's service, once it was delivered."""
-        return journal(self._shell, self._vcd, self._delivered[-1].unit) if self._delivered else self.problem
+        """Of the agent's service."""
+        return journal(self._shell, self._vcd, self._payloads(self._vcd)[-1].unit)

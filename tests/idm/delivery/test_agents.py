@@ -1,6 +1,7 @@
 """The agents inside guests: when what is delivered, and what is said when one is not heard."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -54,7 +55,9 @@ class MemoryInstaller:
 class Agents:
     """The agents of one VCD, "web", and what is known about it."""
 
-    def __init__(self, shell: MemoryShell, *, installer: MemoryInstaller | None = None) -> None:
+    def __init__(
+        self, shell: MemoryShell, *, installer: MemoryInstaller | None = None, seeded: bool = False
+    ) -> None:
         self.heard: set[str] = set()
         self.gone: list[str] = []
         self.certificate = b"first"
@@ -66,6 +69,7 @@ class Agents:
             heard=self._heard,
             gone=self.gone.append,
             installers={"web": installer} if installer else {},
+            seeded={"web"} if seeded else set(),
         )
 
     def _payloads(self, _: str) -> tuple[Payload, ...]:
@@ -129,6 +133,28 @@ def test_another_instance_is_served_anew(monkeypatch: pytest.MonkeyPatch) -> Non
             assert len(shell.delivered) == 2
             web.certificate = b"second"
             await until(lambda: len(shell.delivered) == 3)
+
+    asyncio.run(story())
+
+
+def test_a_first_boot_with_a_seed_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seed gets time to do its work; later instances, as out of a snapshot, are served like others, at once."""
+    monkeypatch.setattr(agents, "RENEW_S", 0.02)
+    monkeypatch.setattr(agents, "SEED_S", 0.5)
+
+    async def story() -> None:
+        shell = MemoryShell()
+        web = Agents(shell, seeded=True)
+        async with web.running():
+            web.become("1")
+            web.heard.add("web")
+            assert await web.all.ready() == 1
+            began = time.monotonic()
+            await until(lambda: len(shell.delivered) == 1)
+            assert time.monotonic() - began > 0.4
+            monkeypatch.setattr(agents, "SEED_S", 60.0)
+            web.become("2")
+            await until(lambda: len(shell.delivered) == 2)
 
     asyncio.run(story())
 
