@@ -54,21 +54,21 @@ def open_names(
     if chosen.reverse_dns:
         servers = list(chosen.reverse_dns_servers)
         methods.append(ReverseDns(lambda: servers or configured_servers(root)))
-    methods += _registries(chosen)
+    methods += _registries(chosen, root)
     return Names(methods, superseded=passive.superseded if passive else None)
 
 
-def _registries(naming: Naming) -> Iterator[Method]:
+def _registries(naming: Naming, root: Path) -> Iterator[Method]:
     """Their HTTP client takes a fifth of the agent's memory, so whoever follows none does not load it."""
     if naming.consul:
         from dma.naming.registry.consul import ConsulFeed
 
-        yield Follower(ConsulFeed(naming.consul), keep_s=naming.consul.keep_s)
+        yield Follower(ConsulFeed(naming.consul, root), keep_s=naming.consul.keep_s)
     if naming.etcd:
         from dma.naming.registry.etcd import EtcdFeed
 
-        yield Follower(EtcdFeed(naming.etcd), keep_s=naming.etcd.keep_s)
+        yield Follower(EtcdFeed(naming.etcd, root), keep_s=naming.etcd.keep_s)
     if naming.registry:
         from dma.naming.registry.static import static_feed
 
-        yield Follower(static_feed(naming.registry), keep_s=naming.registry.keep_s)
+        yield Follower(static_feed(naming.registry, root), keep_s=naming.registry.keep_s)

@@ -6,6 +6,7 @@ and tells by its silence that the server is out of reach; a failure of any begin
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Generic, NoReturn, TypeVar
 from urllib.parse import quote
 
@@ -65,15 +66,16 @@ class ConsulFeed:
 
     source = Source.CONSUL
 
-    def __init__(self, settings: Consul) -> None:
+    def __init__(self, settings: Consul, root: Path = Path("/")) -> None:
         self._settings = settings
+        self._root = root
 
     async def follow(self, register: Register) -> NoReturn:
         """Follow the list of services, and each that is on it."""
         token = read_secret(self._settings.token_file)
         headers = {"X-Consul-Token": token} if token else {}
         async with (
-            open_site(self._settings.url, self._settings.tls, headers) as site,
+            open_site(self._settings.url, self._settings.tls, self._root, headers=headers) as site,
             asyncio.TaskGroup() as group,
         ):
             await _Catalogue(site, self._settings.datacentre, register, group).follow()

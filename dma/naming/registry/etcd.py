@@ -5,6 +5,7 @@ revisions that the watch needs were compacted, as after a long break, all is lis
 """
 
 import asyncio
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import msgspec
@@ -64,8 +65,9 @@ class EtcdFeed:
 
     source = Source.ETCD
 
-    def __init__(self, settings: Etcd) -> None:
+    def __init__(self, settings: Etcd, root: Path = Path("/")) -> None:
         self._settings = settings
+        self._root = root
         self._layout = Layout(settings.layout)
         self._turn = 0
 
@@ -74,7 +76,7 @@ class EtcdFeed:
         settings = self._settings
         url = settings.urls[self._turn % len(settings.urls)]
         self._turn += 1
-        async with open_site(url, settings.tls) as site:
+        async with open_site(url, settings.tls, self._root) as site:
             prefix = _Prefix(site, self._layout, register, await self._login(site))
             await prefix.list()
             async with asyncio.TaskGroup() as group:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import aiohttp
 
 from dma.naming.registry.follower import FeedError
+from dma.naming.registry.hostnames import MachineResolver
 from dma.naming.registry.settings import Access
 
 ANSWER_LIMIT = 16 << 20
@@ -115,10 +116,15 @@ class Site:
 
 @asynccontextmanager
 async def open_site(
-    url: str, access: Access, headers: Mapping[str, str] | None = None
+    url: str, access: Access, root: Path, *, headers: Mapping[str, str] | None = None
 ) -> AsyncIterator[Site]:
-    """Connections to a server, opened as they are needed; certificates are read anew each time."""
-    connector = aiohttp.TCPConnector(limit=0, ssl=_trust(access))
+    """Connections to a server, opened as they are needed; certificates are read anew each time.
+
+    A host name is what it is on the machine whose root directory is given.
+    """
+    connector = aiohttp.TCPConnector(
+        limit=0, ssl=_trust(access), resolver=MachineResolver(root), use_dns_cache=False
+    )
     own = {"Accept-Encoding": "identity", **(headers or {})}
     try:
         async with aiohttp.ClientSession(

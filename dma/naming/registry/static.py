@@ -40,10 +40,10 @@ class _Document(msgspec.Struct, frozen=True):
     services: tuple[Record, ...]
 
 
-def static_feed(settings: Static) -> Feed:
+def static_feed(settings: Static, root: Path = Path("/")) -> Feed:
     """What follows the list of the settings' location."""
     if settings.location.startswith(("http://", "https://")):
-        return WebFeed(settings.location, settings.tls, interval_s=settings.interval_s)
+        return WebFeed(settings.location, settings.tls, root, interval_s=settings.interval_s)
     return FileFeed(settings.location, interval_s=settings.interval_s)
 
 
@@ -84,14 +84,15 @@ class WebFeed:
 
     source = Source.REGISTRY
 
-    def __init__(self, url: str, access: Access, *, interval_s: float) -> None:
+    def __init__(self, url: str, access: Access, root: Path = Path("/"), *, interval_s: float) -> None:
         self._url = url
+        self._root = root
         self._access = access
         self._interval_s = interval_s
 
     async def follow(self, register: Register) -> NoReturn:
         """Ask for it every so often."""
-        async with open_site(self._url, self._access) as site:
+        async with open_site(self._url, self._access, self._root) as site:
             tag = ""
             while True:
                 tag = await self._ask(site, tag, register)
