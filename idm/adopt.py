@@ -17,11 +17,15 @@ UNTOUCHED = "# written by idm adopt, {digest}: change what you like, it is kept 
 
 
 class Card(NamedTuple):
-    """A network card: what it is attached to, a libvirt ``network`` or a ``bridge``, and its address when known."""
+    """A network card: what it is attached to, a libvirt ``network`` or a ``bridge``, and its address when known.
+
+    A ``leased`` address may be another one next time.
+    """
 
     network: str = ""
     bridge: str = ""
     address: IPv4Address | None = None
+    leased: bool = False
 
 
 class Found(NamedTuple):
@@ -31,15 +35,8 @@ class Found(NamedTuple):
     cards: Sequence[Card]
 
 
-class Place(NamedTuple):
-    """This host's own address in a network, and whether addresses are given out there by DHCP."""
-
-    host: IPv4Interface
-    dynamic: bool = False
-
-
-# By what a card is attached to.
-Places = Mapping[tuple[str, str], Place]
+# This host's own address in a network, by what a card is attached to: a network or a bridge.
+Places = Mapping[tuple[str, str], IPv4Interface]
 
 
 def draft(stack: str, found: Sequence[Found], places: Places) -> str:
@@ -47,15 +44,15 @@ def draft(stack: str, found: Sequence[Found], places: Places) -> str:
     if not found:
         raise DeployError("no domain of that name runs: see virsh list")
     where, addresses = _shared(found, places)
-    place = places[where]
-    subnet = place.host.network
+    host = places[where]
+    subnet = host.network
     lines = ["[stack]", f"name = {_quote(stack)}", 'driver = "libvirt"', ""]
     lines += ["[network]", f"subnet = {_quote(str(subnet))}"]
     lines += [
         f"{key} = {_quote(value)}" for key, value in zip(("libvirt", "bridge"), where, strict=True) if value
     ]
-    if place.host.ip != subnet.network_address + 1:
-        lines += ["", "[manager]", f"listen = {_quote(f'{place.host.ip}:{PORT}')}"]
+    if host.ip != subnet.network_address + 1:
+        lines += ["", "[manager]", f"listen = {_quote(f'{host.ip}:{PORT}')}"]
     for name, domain in zip(names([one.domain for one in found]), found, strict=True):
         address = addresses[domain.domain]
         lines += [
@@ -99,15 +96,19 @@ def label(text: str) -> str:
 
 def _shared(found: Sequence[Found], places: Places) -> tuple[tuple[str, str], dict[str, IPv4Address]]:
     """The network in which all have an address of their own, and these by domain; a lasting address comes first."""
-    shared = [where for where in places if all(_address(one, where) for one in found)]
+    attached = {where: [_attached(one, where) for one in found] for where in places}
+    shared = {
+        where: cards for where, cards in attached.items() if all(card and card.address for card in cards)
+    }
     if not shared:
         raise DeployError(_missing(found, places))
-    best = min(shared, key=lambda where: (places[where].dynamic, where))
-    return best, {one.domain: address for one in found if (address := _address(one, best)) is not None}
+    best = min(shared, key=lambda where: (any(card and card.leased for card in shared[where]), where))
+    cards = zip(found, shared[best], strict=True)
+    return best, {one.domain: card.address for one, card in cards if card and card.address}
 
 
-def _address(found: Found, where: tuple[str, str]) -> IPv4Address | None:
-    return next((card.address for card in found.cards if (card.network, card.bridge) == where), None)
+def _attached(found: Found, where: tuple[str, str]) -> Card | None:
+    return next((card for card in found.cards if (card.network, card.bridge) == where), None)
 
 
 def _missing(found: Sequence[Found], places: Places) -> str:

@@ -9,8 +9,6 @@ import sqlite3
 import sys
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -23,10 +21,11 @@ from rich.console import Console
 from dm.client import ManagerError
 from dm.v1.rollback_service_pb2 import ROLLBACK_OUTCOME_RECOVERED, ROLLBACK_PHASE_DONE, Rollback
 from dm.v1.stack_pb2 import ROLLBACK_MODE_OBSERVE, VERDICT_OK
-from idm import operations, settings
+from idm import operations
 from idm.capture import capture, prune, run_smoke, wait_until_quiet
+from idm.choice import Choice
+from idm.commands import adopt_command, bundle_command, vagrant_command
 from idm.declaration import MODES
-from idm.delivery import bundle
 from idm.down import down
 from idm.driver import DriverError
 from idm.errors import DeployError
@@ -36,7 +35,6 @@ from idm.manifest import ManifestError
 from idm.process import MARK
 from idm.progress import Progress, describe, figures, outcome_word, suspicions, verdict_word
 from idm.settings import SettingsError
-from idm.site import bundles, open_stack
 from idm.snapshots import newest_first
 from idm.stack import Stack
 from idm.watch import end_on_signal, hand_over, say_ready, watch
@@ -45,20 +43,6 @@ THREADS = 32
 CANCEL_AGAIN_S = 2.0
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which stack, on which host."""
-
-    manifest: Path
-    config: Path | None
-
-    @contextmanager
-    def stack(self) -> Iterator[Stack]:
-        """The stack, with its driver open."""
-        with open_stack(self.manifest, self.config) as stack:
-            yield stack
 
 
 class Commands(click.Group):
@@ -96,6 +80,10 @@ def main(context: click.Context, manifest: Path, config: Path | None) -> None:
     # Set when another idm started this one; children of its own must not inherit it.
     os.environ.pop(MARK, None)
     context.obj = Choice(manifest, config)
+
+
+for _command in (bundle_command, adopt_command, vagrant_command):
+    main.add_command(_command)
 
 
 @main.command("up")
@@ -165,23 +153,6 @@ def capture_command(choice: Choice, *, merge: bool) -> None:
                 click.echo(f"deleted older snapshots: {', '.join(newest_first(expired))}")
 
         _run(run())
-
-
-@main.command("bundle")
-@click.option(
-    "--directory",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where to put it; by default where `idm up` looks for it.",
-)
-@click.pass_obj
-def bundle_command(choice: Choice, directory: Path | None) -> None:
-    """Make the agent's bundle for VMs that lack it, ahead of `idm up`, and tell its file.
-
-    It fits guests whose Python is of the version that runs this. For others make one where theirs runs, and copy it
-    beside this one.
-    """
-    place = directory or bundles(settings.load(choice.config))
-    click.echo(bundle.ensure(place, bundle.Role.AGENT).path)
 
 
 @main.command("status")

@@ -122,6 +122,21 @@ class Hypervisor:
         """The names of all domains, of whomever they are."""
         return self.call(lambda connection: [domain.name() for domain in connection.listAllDomains()])
 
+    def running(self) -> dict[str, bool]:
+        """Whether each domain is active, by name, of whomever it is."""
+        return self.call(
+            lambda connection: {
+                domain.name(): bool(domain.isActive()) for domain in connection.listAllDomains()
+            }
+        )
+
+    def name_of(self, uuid: str) -> str:
+        """The name of the domain of that UUID; empty when there is none."""
+        try:
+            return self.call(lambda connection: str(connection.lookupByUUIDString(uuid).name()))
+        except MissingError:
+            return ""
+
     def define(self, xml: str) -> None:
         """Define a domain."""
         self.call(lambda connection: connection.defineXML(xml))

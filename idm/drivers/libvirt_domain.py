@@ -2,8 +2,6 @@
 
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
 from typing import IO, NamedTuple, TypedDict, TypeVar
 
 import libvirt
@@ -101,18 +99,28 @@ class Domain:
         """Its IPv4 addresses by hardware address: from its guest agent, else leases, else who was in touch with it."""
         found: dict[str, list[str]] = {}
         for source in _ADDRESS_SOURCES:
-            # Each of them may be unable to tell.
-            with suppress(RefusedError):
-                cards = self._call(partial(_interfaces, source=source))
-                for card in cards.values():
-                    told = [
-                        one["addr"]
-                        for one in card["addrs"] or ()
-                        if one["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4
-                    ]
-                    if told:
-                        found.setdefault((card["hwaddr"] or "").lower(), told)
+            for mac, addresses in self._addresses(source).items():
+                found.setdefault(mac, addresses)
         return found
+
+    def leased(self) -> dict[str, list[str]]:
+        """The same, but only those that libvirt has given out by DHCP."""
+        return self._addresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE)
+
+    def _addresses(self, source: int) -> dict[str, list[str]]:
+        try:
+            cards = self._call(lambda domain: _interfaces(domain, source=source))
+        except RefusedError:
+            # Each source may be unable to tell.
+            return {}
+        kind = libvirt.VIR_IP_ADDR_TYPE_IPV4
+        told = {
+            (card["hwaddr"] or "").lower(): [
+                one["addr"] for one in card["addrs"] or () if one["type"] == kind
+            ]
+            for card in cards.values()
+        }
+        return {mac: addresses for mac, addresses in told.items() if addresses}
 
     def run(self) -> str:
         """What tells this run from others of this boot of the host; empty when it does not run."""

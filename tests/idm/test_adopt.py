@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 
 from idm import manifest
-from idm.adopt import Card, Found, Place, draft, names, untouched
+from idm.adopt import Card, Found, draft, names, untouched
 from idm.errors import DeployError
 
-MANAGEMENT, PRIVATE = ("vagrant-libvirt", ""), ("lab", "")
+MANAGEMENT, PRIVATE = ("a-management", ""), ("lab", "")
 PLACES = {
-    MANAGEMENT: Place(IPv4Interface("198.18.30.1/24"), dynamic=True),
-    PRIVATE: Place(IPv4Interface("198.18.40.1/24")),
+    MANAGEMENT: IPv4Interface("198.18.30.1/24"),
+    PRIVATE: IPv4Interface("198.18.40.1/24"),
 }
 
 
 def found(domain: str, number: int) -> Found:
     """A machine of Vagrant's, which has a card in its management network, and one in a private network."""
     cards = (
-        Card(*MANAGEMENT, IPv4Address(f"198.18.30.{number + 50}")),
+        Card(*MANAGEMENT, IPv4Address(f"198.18.30.{number + 50}"), leased=True),
         Card(*PRIVATE, IPv4Address(f"198.18.40.{number}")),
     )
     return Found(domain, cards)
@@ -43,7 +43,7 @@ def test_what_is_written_is_a_manifest(tmp_path: Path) -> None:
 def test_the_manager_listens_where_this_host_is(tmp_path: Path) -> None:
     """An address of this host that is not the first of its network is named, and a bridge is one."""
     cards = (Card("", "br7", IPv4Address("198.18.50.11")),)
-    text = draft("lab", [Found("one", cards)], {("", "br7"): Place(IPv4Interface("198.18.50.254/24"))})
+    text = draft("lab", [Found("one", cards)], {("", "br7"): IPv4Interface("198.18.50.254/24")})
     path = tmp_path / "stack.toml"
     path.write_text(text)
     read = manifest.load(path)

@@ -1,0 +1,186 @@
+"""Commands of ``idm`` about machines that are there already: the agent's bundle, adopting them, and Vagrant's."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from idm import manifest, vagrant
+from idm.adopt import draft, label, untouched
+from idm.choice import Choice
+from idm.delivery import bundle
+from idm.down import end_deployer
+from idm.errors import DeployError
+from idm.home import Home, locate
+from idm.lock import holder, lock
+from idm.site import bundles
+
+if TYPE_CHECKING:
+    from idm.drivers.libvirt_connection import Hypervisor
+
+# Machines that have just booted answer when their guest agent is installed.
+AGENTS_S = 300.0
+IDM_S = 900.0
+TURN_S = 600.0
+
+
+@click.command("bundle")
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where to put it; by default where `idm up` looks for it.",
+)
+@click.pass_obj
+def bundle_command(choice: Choice, directory: Path | None) -> None:
+    """Make the agent's bundle for VMs that lack it, ahead of `idm up`, and tell its file.
+
+    It fits guests whose Python is of the version that runs this. For others make one where theirs runs, and copy it
+    beside this one.
+    """
+    place = directory or bundles(choice.settings())
+    click.echo(bundle.ensure(place, bundle.Role.AGENT).path)
+
+
+@click.command("adopt")
+@click.option("--stack", "name", help="The stack's name; by default the manifest's directory's.")
+@click.option(
+    "--wait",
+    "wait_s",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds to wait for guest agents, which know their guests' addresses best.",
+)
+@click.argument("domains", nargs=-1, required=True, metavar="DOMAIN...")
+@click.pass_obj
+def adopt_command(choice: Choice, domains: tuple[str, ...], name: str | None, wait_s: float) -> None:
+    """Write a manifest of libvirt domains that run; `idm up` then guards them.
+
+    DOMAIN is a name or a pattern such as 'lab-*'.
+    """
+    if choice.manifest.exists():
+        raise DeployError(f"{choice.manifest} is there already: remove it, or name another by --file")
+    with _hypervisor(choice) as hypervisor:
+        _write(choice, hypervisor, domains, name=name, wait_s=wait_s)
+    click.echo(f"{choice.manifest} is written: look at it, then `idm --file {choice.manifest} up`")
+
+
+@click.command("vagrant")
+@click.argument("when", type=click.Choice(["before", "after"]))
+@click.pass_obj
+def vagrant_command(choice: Choice, when: str) -> None:
+    """Keep guarding the machines of a Vagrant project: for its triggers.
+
+    The project is the directory of the manifest, which is written when there is none. BEFORE machines are halted,
+    reloaded or destroyed nothing is rolled back any more; AFTER they came or went the stack is brought in line.
+    """
+    with _turn(choice):
+        if when == "before":
+            _leave(choice)
+        else:
+            _follow(choice)
+
+
+@contextmanager
+def _turn(choice: Choice) -> Iterator[None]:
+    """Machines that come up side by side call side by side."""
+    run = Path(choice.settings().state.run)
+    run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with lock(run / "vagrant.lock", purpose="follows Vagrant's machines", wait_s=TURN_S):
+        yield
+
+
+def _leave(choice: Choice) -> None:
+    if choice.manifest.exists() and holder((home := _home(choice)).deployer_lock) is not None:
+        end_deployer(home)
+        click.echo("nothing is rolled back until all machines run again")
+
+
+def _follow(choice: Choice) -> None:
+    with _hypervisor(choice) as hypervisor:
+        created = vagrant.machines(choice.manifest.absolute().parent)
+        domains = sorted(filter(None, map(hypervisor.name_of, created.values())))
+        step = vagrant.follow(_view(choice, hypervisor, domains))
+        if step.say:
+            click.echo(step.say)
+        if step.down:
+            _idm(choice, "down")
+        if step.draft:
+            choice.manifest.unlink(missing_ok=True)
+            _write(choice, hypervisor, domains, name=None, wait_s=AGENTS_S)
+    if step.up:
+        _idm(choice, "up")
+
+
+def _view(choice: Choice, hypervisor: "Hypervisor", domains: Sequence[str]) -> vagrant.View:
+    declared: set[str] = set()
+    text, home = "", None
+    if choice.manifest.exists():
+        declared = {vcd.domain for vcd in manifest.load(choice.manifest).vcd.values() if vcd.domain}
+        text, home = choice.manifest.read_text(), _home(choice)
+    powers = hypervisor.running()
+    existing = set(domains) | {name for name in declared if name in powers}
+    return vagrant.View(
+        declared=frozenset(declared),
+        existing=frozenset(existing),
+        running=frozenset(name for name in existing if powers.get(name)),
+        untouched=untouched(text),
+        deployed=home is not None and home.run.exists(),
+        attended=home is not None and holder(home.deployer_lock) is not None,
+    )
+
+
+def _write(
+    choice: Choice, hypervisor: "Hypervisor", domains: Sequence[str], *, name: str | None, wait_s: float
+) -> None:
+    """Write the manifest, once the domains' guest agents answer or the time is up."""
+    from idm.drivers import libvirt_found
+
+    deadline = time.monotonic() + wait_s
+    while silent := libvirt_found.silent(hypervisor, domains):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    if silent and wait_s:
+        raise DeployError(f"no guest agent answers in {silent[0]}: install and start qemu-guest-agent there")
+    found = libvirt_found.running(hypervisor, domains)
+    stack = name or label(choice.manifest.absolute().parent.name)
+    choice.manifest.write_text(draft(stack, found, libvirt_found.places(hypervisor, found)))
+
+
+def _home(choice: Choice) -> Home:
+    declared, state = manifest.load(choice.manifest), choice.settings().state
+    return locate(declared.stack.name, list(declared.vcd), state=Path(state.directory), run=Path(state.run))
+
+
+def _idm(choice: Choice, command: str) -> None:
+    """Run another command on this stack; its words are its own."""
+    line = [sys.executable, "-P", "-m", "idm", "--file", str(choice.manifest.absolute())]
+    line += ["--config", str(choice.config.absolute())] if choice.config is not None else []
+    try:
+        ended = subprocess.run([*line, command], stdin=subprocess.DEVNULL, timeout=IDM_S, check=False)
+    except subprocess.TimeoutExpired as e:
+        raise DeployError(f"idm {command} did not end within {IDM_S:.0f} s: see idm status") from e
+    if ended.returncode:
+        raise click.exceptions.Exit(ended.returncode)
+
+
+@contextmanager
+def _hypervisor(choice: Choice) -> Iterator["Hypervisor"]:
+    try:
+        # Only here: a host of containers need not have it.
+        from idm.drivers.libvirt_connection import Hypervisor
+    except ImportError as e:
+        raise DeployError(
+            f"libvirt's Python binding is missing ({e}): apt-get install python3-libvirt"
+        ) from e
+    hypervisor = Hypervisor(choice.settings().libvirt.uri)
+    try:
+        yield hypervisor
+    finally:
+        hypervisor.close()

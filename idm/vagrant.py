@@ -1,0 +1,65 @@
+"""Vagrant's machines on libvirt, and what is to be done when they come and go. Reads files, but asks nobody."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from idm.errors import DeployError
+
+DOTFILES = "VAGRANT_DOTFILE_PATH"
+
+
+class View(NamedTuple):
+    """The project as it is: domains by name, and what is known of its stack.
+
+    ``declared`` ones are in the manifest, which is ``untouched`` when it is as it was written for the user. A stack is
+    ``deployed`` when it has a manager, and ``attended`` when something would be rolled back.
+    """
+
+    declared: frozenset[str]
+    existing: frozenset[str]
+    running: frozenset[str]
+    untouched: bool
+    deployed: bool
+    attended: bool
+
+
+class Step(NamedTuple):
+    """What is to be done, in this order, or why nothing is."""
+
+    down: bool = False
+    draft: bool = False
+    up: bool = False
+    say: str = ""
+
+
+def machines(project: Path) -> dict[str, str]:
+    """The UUIDs of the project's machines that were created, by their names."""
+    dotfiles = project / os.environ.get(DOTFILES, ".vagrant")
+    found = {}
+    for path in sorted(dotfiles.glob("machines/*/libvirt/id")):
+        if identifier := path.read_text().strip():
+            found[path.parts[-3]] = identifier
+    return found
+
+
+def follow(view: View) -> Step:
+    """What brings the stack in line with the machines. Raises :class:`DeployError` when a person has to decide."""
+    if gone := view.declared - view.existing:
+        return Step(down=view.deployed, say=f"{_list(gone)} no longer there: nothing is guarded")
+    if not view.existing:
+        return Step(say="there are no machines yet: vagrant up makes them")
+    new = view.existing - view.declared
+    if new and view.declared and not view.untouched:
+        raise DeployError(
+            f"{_list(new)} not in the manifest, which was changed by hand: add what is missing, "
+            "or remove the file to have it written anew"
+        )
+    if idle := view.existing - view.running:
+        return Step(say=f"{_list(idle)} not running: guarded as soon as all do")
+    return Step(down=bool(new) and view.deployed, draft=bool(new), up=bool(new) or not view.attended)
+
+
+def _list(names: Collection[str]) -> str:
+    return f"{', '.join(sorted(names))} {'is' if len(names) == 1 else 'are'}"
