@@ -4,13 +4,13 @@ import hashlib
 import re
 from enum import Enum
 from graphlib import CycleError, TopologicalSorter
-from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from idm.addresses import AddressError, assign, parse_address
 from idm.document import DocumentError, read
 from idm.naming import Naming
 
@@ -197,9 +197,10 @@ def load(path: Path) -> Manifest:
     try:
         _check_stack(manifest)
         _check_references(manifest)
-        addresses = _addresses(manifest)
+        given = {name: vcd.address for name, vcd in manifest.vcd.items()}
+        addresses = assign(manifest.network.subnet, given)
         order = _start_order(manifest)
-    except ManifestError as e:
+    except (ManifestError, AddressError) as e:
         raise ManifestError(f"{path}: {e}") from e.__cause__
     vcds = {
         name: msgspec.structs.replace(manifest.vcd[name], name=name, address=str(addresses[name]))
@@ -272,7 +273,7 @@ def _check_manager(manifest: Manifest) -> None:
     if not (listen := manifest.manager.listen):
         return
     address, _, port = listen.partition(":")
-    _address(address, place="manager.listen")
+    parse_address(address, place="manager.listen")
     if not 0 < int(port) < 1 << 16:
         raise ManifestError(f"manager.listen: {port} is no port: choose one from 1 to 65535")
 
@@ -328,7 +329,7 @@ def _check_host(host: str, address: str, manifest: Manifest) -> None:
         )
     if host in manifest.vcd:
         raise ManifestError(f"{place}: a VCD has this name: leave it out, the VCDs' own names are known")
-    _address(address, place=place)
+    parse_address(address, place=place)
 
 
 def _check_references(manifest: Manifest) -> None:
@@ -348,61 +349,6 @@ def _check_vcd(name: str, manifest: Manifest, *, place: str) -> None:
         raise ManifestError(
             f'{place}: there is no VCD "{name}": choose from {", ".join(sorted(manifest.vcd))}'
         )
-
-
-def _addresses(manifest: Manifest) -> dict[str, IPv4Address]:
-    """The address of every VCD; the free ones of the subnet are given out from the lowest, in the file's order."""
-    subnet = _subnet(manifest.network.subnet)
-    gateway = subnet.network_address + 1
-    taken = {gateway: "the network's gateway"}
-    given = {}
-    for name, vcd in manifest.vcd.items():
-        if vcd.address:
-            place = f"vcd.{name}.address"
-            address = _address(vcd.address, place=place)
-            if address not in subnet or address in (subnet.network_address, subnet.broadcast_address):
-                raise ManifestError(
-                    f"{place}: {address} is no host of {subnet}: choose from {gateway + 1} on"
-                )
-            if address in taken:
-                raise ManifestError(
-                    f"{place}: {address} is taken by {taken[address]}: choose another or leave it out"
-                )
-            taken[address] = f"vcd.{name}"
-            given[name] = address
-    free = (address for address in subnet.hosts() if address not in taken)
-    for name in manifest.vcd:
-        if name not in given:
-            try:
-                given[name] = next(free)
-            except StopIteration:
-                raise ManifestError(
-                    f"network.subnet: {subnet} is too small for {len(manifest.vcd)} VCDs: choose a shorter prefix"
-                ) from None
-    return given
-
-
-def _subnet(text: str) -> IPv4Network:
-    place = "network.subnet"
-    try:
-        subnet = ip_network(text)
-    except ValueError as e:
-        raise ManifestError(f'{place}: {e}: write, for example, "198.18.10.0/24"') from e
-    if not isinstance(subnet, IPv4Network) or subnet.prefixlen > 29:
-        raise ManifestError(
-            f'{place}: {subnet} is not IPv4 or smaller than /29: write, for example, "198.18.10.0/24"'
-        )
-    return subnet
-
-
-def _address(text: str, *, place: str) -> IPv4Address:
-    try:
-        address = ip_address(text)
-    except ValueError as e:
-        raise ManifestError(f'{place}: "{text}" is no address: write, for example, "198.18.10.11"') from e
-    if not isinstance(address, IPv4Address):
-        raise ManifestError(f'{place}: {address} is not IPv4: write, for example, "198.18.10.11"')
-    return address
 
 
 def _start_order(manifest: Manifest) -> list[str]:
