@@ -68,7 +68,11 @@ async def _withdraw_agents(stack: Stack) -> list[str]:
     """Take the agents out of domains that stay; one that does not answer keeps its own, which is told."""
     if (guests := stack.guests) is None:
         return []
-    present = await asyncio.to_thread(stack.driver.instances)
+    try:
+        present = await asyncio.to_thread(stack.driver.instances)
+    except DriverError:
+        # The removal will say so; what runs on this host is ended first.
+        return []
     left: list[str] = []
 
     async def withdraw_agent(vcd: str) -> None:
@@ -82,8 +86,12 @@ async def _withdraw_agents(stack: Stack) -> list[str]:
 
     async with asyncio.TaskGroup() as tasks:
         for name, vcd in stack.manifest.vcd.items():
-            if vcd.domain and name in present and present[name].power is Power.RUNNING:
-                tasks.create_task(withdraw_agent(name))
+            if vcd.domain and name in present:
+                if (power := present[name].power) is Power.RUNNING:
+                    tasks.create_task(withdraw_agent(name))
+                else:
+                    advice = f"disable {UNIT} there, and delete /etc/stackmend"
+                    left.append(f"{name} keeps its agent, since it is {power.value}: {advice}")
     return left
 
 
