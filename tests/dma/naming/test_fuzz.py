@@ -76,7 +76,7 @@ def mutated(samples: Sequence[bytes], chance: random.Random) -> bytes:
     data = bytearray(chance.choice(samples))
     for _ in range(chance.randrange(8)):
         at = chance.randrange(len(data) + 1)
-        match chance.randrange(6):
+        match chance.randrange(7):
             case 0:
                 data[at : at + 1] = bytes((chance.choice(INTERESTING),))
             case 1:
@@ -85,7 +85,10 @@ def mutated(samples: Sequence[bytes], chance: random.Random) -> bytes:
                 del data[at : at + chance.randrange(16)]
             case 3:
                 data[at:at] = chance.randbytes(chance.randrange(16))
-            case 4:
+            case 4:  # a record of another type, where one of an address is
+                kind = chance.randrange(270).to_bytes(2, "big") + b"\0\1"
+                data = bytearray(bytes(data).replace(b"\0\1\0\1", kind, chance.randrange(3)))
+            case 5:
                 data[at:at] = data[: chance.randrange(len(data) + 1)][:400]
             case _:
                 del data[at:]
