@@ -14,6 +14,7 @@ import dns.rcode
 import dns.rrset
 import pytest
 
+from dma import sockets
 from dma.naming import reverse
 from dma.naming.resolvers import PORT
 from dma.naming.reverse import QUEUE, ReverseDns, ReverseError, Server, configured_servers, read
@@ -53,7 +54,8 @@ def name_server(network: Cable, directory: Path) -> Iterator[None]:
     )
     pid_file = directory / "aardvark.pid"
     try:
-        process.wait(DEADLINE_S)  # it goes into the background
+        process.wait(DEADLINE_S)  # it goes into the background, and listens a little later
+        until(lambda: any(one.port == 53 for one in within(network.server, sockets.listeners)))
         yield
     finally:
         with suppress(FileNotFoundError):
