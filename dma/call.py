@@ -4,9 +4,10 @@ It speaks gRPC by grpclib, which lives in the agent's own event loop. The thread
 times a second and more even while nothing is said, and an agent is in every machine of a stack.
 """
 
+import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import h2.exceptions
 from grpclib.client import Channel, Stream, StreamStreamMethod
@@ -39,17 +40,32 @@ class Call:
     async def send(self, request: ReportRequest) -> None:
         """Hand a message over to the connection, as soon as it has room."""
         try:
-            await self._stream.send_message(request)
+            with _uncounted():
+                await self._stream.send_message(request)
         except (ProtocolError, h2.exceptions.ProtocolError) as e:
             raise StreamTerminatedError("the other side has ended the call") from e
 
     async def receive(self) -> ReportResponse:
         """The next message."""
-        response = await self._stream.recv_message()
+        with _uncounted():
+            response = await self._stream.recv_message()
         if response is None:
             raise StreamTerminatedError("the other side has ended the call")
         self.answered = True
         return response
+
+
+@contextmanager
+def _uncounted() -> Iterator[None]:
+    """grpclib wakes whoever waits for a call that has ended by a cancellation, and leaves that counted for ever."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        yield
+    except StreamTerminatedError:
+        if task and task.cancelling() > before:
+            task.uncancel()
+        raise
 
 
 @asynccontextmanager

@@ -21,18 +21,23 @@ class Recorder(agent_service_pb2_grpc.AgentServiceServicer):
         self.generation = generation
         self.answers = answers
         self.redirect = ""
+        self.refusal = ""
         self.streams: list[list[ReportRequest]] = []
         self._outgoing: asyncio.Queue[ReportResponse] = asyncio.Queue(16)
         self._changed = asyncio.Condition()
 
     async def Report(  # noqa: N802 - the name is gRPC's
-        self, requests: AsyncIterator[ReportRequest], _context: Any
+        self, requests: AsyncIterator[ReportRequest], context: Any
     ) -> AsyncIterator[ReportResponse]:
         """Keep what is said on one stream."""
         said: list[ReportRequest] = []
-        self.streams.append(said)
+        async with self._changed:
+            self.streams.append(said)
+            self._changed.notify_all()
         reading = asyncio.create_task(self._read(requests, said))
         try:
+            if self.refusal:
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.refusal)
             if self.redirect:
                 yield redirect(self.redirect)
             elif self.answers:

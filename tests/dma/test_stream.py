@@ -241,3 +241,17 @@ def test_leaves_a_manager_that_says_nothing(socket_path: Path, monkeypatch: pyte
             await recorder.until(recorder.complete)
 
     asyncio.run(scene())
+
+
+def test_a_refusal_is_asked_again(socket_path: Path) -> None:
+    """An agent that is refused, as by a manager that knows no such stack yet, comes back until it is not."""
+
+    async def scene() -> None:
+        capture, recorder = ScriptedCapture(), Recorder()
+        recorder.refusal = "no stack is deployed here"
+        async with served(recorder, socket_path) as target, reporting(capture, target):
+            await recorder.until(lambda: len(recorder.streams) >= 4)
+            recorder.refusal = ""
+            await recorder.until(recorder.complete)
+
+    asyncio.run(scene())
