@@ -1,6 +1,7 @@
 """Things that take long to make, kept outside the tree by a digest of what they are made from."""
 
 import fcntl
+import os
 import shutil
 import tempfile
 import threading
@@ -13,12 +14,14 @@ from typing import Self
 from tests.lab.namespace import LabError
 
 BUILD_TIMEOUT_S = 1200
+# Of each kind, those that were used last: branches may take turns.
+KEPT = 3
 
 
 class Store:
-    """Directories named ``<kind>@<digest>``; of each kind one is kept, or more while a lab may be using them.
+    """Directories named ``<kind>@<digest>``; of each kind some are kept, and all that a lab may be using.
 
-    Built under a lock.
+    Built under a lock of their kind.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -39,14 +42,18 @@ class Store:
         """The directory of this kind and digest, which ``build`` fills if there is none yet."""
         made = self._directory / f"{kind}@{digest[:20]}"
         if not made.exists():
-            with self._writing():
+            with self._writing(kind):
                 if not made.exists():
                     with tempfile.TemporaryDirectory(dir=self._directory, prefix="new.") as scratch:
                         build(Path(scratch) / "content")
                         (Path(scratch) / "content").rename(made)
         self._used.add(made)
+        os.utime(made)
         with self._pruning:
-            if replaced := set(self._directory.glob(f"{kind}@*")) - self._used:
+            newest = sorted(
+                self._directory.glob(f"{kind}@*"), key=lambda path: path.stat().st_mtime, reverse=True
+            )
+            if replaced := set(newest[KEPT:]) - self._used:
                 self._prune(replaced)
         return made
 
@@ -63,8 +70,8 @@ class Store:
         fcntl.flock(self._readers, fcntl.LOCK_SH)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with (self._directory / "writer.lock").open("w") as lock:
+    def _writing(self, kind: str) -> Iterator[None]:
+        with (self._directory / f"{kind}.lock").open("w") as lock:
             deadline = time.monotonic() + BUILD_TIMEOUT_S
             while True:
                 try:
