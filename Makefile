@@ -34,8 +34,8 @@ fuzz: $(VENV)/ready
 
 # Every fault of the demo, RUNS times in a row; results below build/bench.
 RUNS    ?= 10
-soak: bench-rollback
-	$(SUDO) $(BIN)/python -m tests.bench.faults $(RUNS)
+soak: $(if $(filter libvirt,$(DRIVER)),bench-revert,bench-rollback)
+	$(SUDO) $(BIN)/python -m tests.bench.faults --driver $(DRIVER) $(RUNS)
 
 bench-rollback: $(VENV)/ready $(OBJECT)
 	$(SUDO) $(BIN)/python -m tests.bench.rollback

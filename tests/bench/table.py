@@ -9,6 +9,7 @@ RESULTS = Path("build/bench")
 README = Path("README.md")
 COMMANDS = {
     "faults": "make soak",
+    "faults-libvirt": "make soak DRIVER=libvirt",
     "rollback": "make bench-rollback",
     "blame": "make bench-blame",
     "graph": "make bench-graph",
