@@ -107,6 +107,7 @@ class PassiveDns:
         try:
             self._bindings.learn(read_answer(message))
             self.counters.answers += 1
+            self.counters.problem = ""
         except DnsError as e:
             self.counters.failures += 1
             self.counters.problem = str(e)
