@@ -17,8 +17,6 @@ from dma.naming.name import Name, Source
 PORTS = (53,)
 PER_SECOND, AT_ONCE = 2000, 500
 """Messages that are read; more wait in the kernel's buffers, and what these cannot hold is dropped."""
-FRESH_S = 0.001
-"""Many look-ups in a row need not read each time."""
 PAUSE_S = 0.05
 _JOIN_S = 1.0
 
@@ -39,27 +37,29 @@ class PassiveDns:
         self._allowance = float(AT_ONCE)
         self._read_s = 0.0
         self._sockets: list[DnsSocket] = []
+        self._answers = select.poll()
         self._stack = ExitStack()
         try:
             self._listen(ports)
         except OSError as e:
-            self._stack.close()
-            self._sockets.clear()
+            self.close()
             reason = (e.strerror or str(e)).lower()
             self.counters.problem = f"no packet socket: {reason}: run as root, or grant CAP_NET_RAW"
 
     def close(self) -> None:
         """End the thread, then close the sockets."""
         self._stack.close()
+        with self._lock:
+            self._answers = select.poll()
 
     def lookup(self, destination: Destination) -> tuple[Name, ...]:
         """Under which names applications have asked for the address."""
-        self._catch_up()
+        self._read()
         return self._bindings.cache.lookup(destination.address, destination.port)
 
     def changed(self) -> set[Address]:
         """The addresses that were answered, or whose answers have expired, since the last call."""
-        self._catch_up()
+        self._read()
         return self._bindings.cache.changed()
 
     def superseded(self, name: Name, address: Address) -> bool:
@@ -69,6 +69,7 @@ class PassiveDns:
     def _listen(self, ports: Collection[int]) -> None:
         for protocol in (ETH_P_IP, ETH_P_IPV6):
             self._sockets.append(self._stack.enter_context(DnsSocket(protocol, ports)))
+            self._answers.register(self._sockets[-1], select.POLLIN)
         stopped = os.eventfd(0, os.EFD_CLOEXEC)
         self._stack.callback(os.close, stopped)
         thread = threading.Thread(target=self._work, args=(stopped,), name="passive-dns", daemon=True)
@@ -87,13 +88,11 @@ class PassiveDns:
             if self._allowance < 1 and stop.poll(PAUSE_S * 1000):
                 return
 
-    def _catch_up(self) -> None:
-        if self._sockets and time.monotonic() - self._read_s > FRESH_S:
-            self._read()
-
     def _read(self) -> None:
-        """Take in what waits, as far as the allowance goes."""
+        """Take in what waits, as far as the allowance goes; also wait for the thread that is about to."""
         with self._lock:
+            if not self._answers.poll(0):
+                return
             now_s = time.monotonic()
             self._allowance = min(AT_ONCE, self._allowance + (now_s - self._read_s) * PER_SECOND)
             self._read_s = now_s
