@@ -83,6 +83,7 @@ Said = dict[EdgeKey, tuple[float, str]]
 
 def blame(symptoms: Sequence[Symptom], facts: Facts) -> Finding:
     """Find who explains the symptoms; empty without symptoms."""
+    symptoms = sorted(symptoms, key=lambda symptom: symptom.key)
     speaks = {symptom.key: _speak(symptom, facts) for symptom in symptoms}
     _explain_away(symptoms, speaks, facts)
     said = _by_name(speaks)
@@ -112,8 +113,9 @@ def _cover(
     open_edges = {key for key, says in speaks.items() if says}
     culprits: list[str] = []
     confident = True
-    while open_edges:
+    while open_edges and totals:
         first = min(totals, key=lambda name: (-round(totals[name], 6), name))
+        del totals[first]
         culprits.append(first)
         covered = {
             key: what for key, what in said[first].items() if key in open_edges and what[0] >= EXPLAINS
@@ -121,14 +123,12 @@ def _cover(
         if not covered:
             return culprits, False
         explained = _weigh(speaks, covered)
-        best = explained[first]
-        confident = confident and all(
-            weight <= (1 - CONFIDENT) * best for name, weight in explained.items() if name != first
-        )
-        for name, weight in explained.items():
-            totals[name] -= weight
+        best = explained.pop(first)
+        confident = confident and all(weight <= (1 - CONFIDENT) * best for weight in explained.values())
+        for name in explained.keys() & totals.keys():
+            totals[name] -= explained[name]
         open_edges -= covered.keys()
-    return culprits, confident
+    return culprits, confident and not open_edges
 
 
 def _weigh(speaks: Mapping[EdgeKey, Speaks], keys: Iterable[EdgeKey]) -> dict[str, float]:
@@ -225,7 +225,7 @@ def _explain_away(symptoms: Sequence[Symptom], speaks: dict[EdgeKey, Speaks], fa
             continue
         weight, text = says[sufferer]
         says[sufferer] = (SUFFERS * weight, text)
-        for root in above:
+        for root in sorted(above):
             old = says.get(root, (0.0, ""))[0]
             follows = f"{sufferer} suffers from {root} ({key} follows from it)"
             says[root] = (max(old, CAUSES * weight), follows)
