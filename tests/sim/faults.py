@@ -10,6 +10,7 @@ from tests.sim.world import World
 
 NOBODY = IPv4Address("198.18.255.254")
 LOOP_S = 4.0
+VERY_LATE_S = 120.0
 
 
 class Injected(NamedTuple):
@@ -23,8 +24,18 @@ Inject = Callable[[World, str, random.Random], Injected | None]
 """Breaks a victim; None when this victim cannot have this fault in a way that connections show."""
 
 
-def crash(world: World, victim: str, _: random.Random) -> Injected:
+class Fault(NamedTuple):
+    """What breaks a victim. ``at_launch``: before anything runs; ``outside``: the victims are external hosts."""
+
+    inject: Inject
+    at_launch: bool = False
+    outside: bool = False
+
+
+def crash(world: World, victim: str, _: random.Random) -> Injected | None:
     """The program dies and stays dead; its machine refuses."""
+    if not _needed(world, victim):
+        return None
     world.broken.add(victim)
     world.drop_connections(victim)
     return Injected(frozenset({victim}))
@@ -70,8 +81,10 @@ def wrong_machine(world: World, victim: str, choose: random.Random) -> Injected 
     )
 
 
-def isolation(world: World, victim: str, _: random.Random) -> Injected:
+def isolation(world: World, victim: str, _: random.Random) -> Injected | None:
     """All of the victim's traffic is dropped."""
+    if not _needed(world, victim, transport="tcp"):
+        return None
     world.isolated.add(victim)
     return Injected(frozenset({victim}))
 
@@ -94,25 +107,98 @@ def no_names(world: World, victim: str, _: random.Random) -> Injected | None:
     return Injected(frozenset({victim}))
 
 
-def two_crashes(world: World, victim: str, choose: random.Random) -> Injected:
+def stopped(world: World, victim: str, _: random.Random) -> Injected | None:
+    """The machine is switched off, and its agent with it."""
+    if not _needed(world, victim):
+        return None
+    world.broken.add(victim)
+    world.drop_connections(victim)
+    world.isolated.add(victim)
+    world.disconnect(victim)
+    world.switch_off(victim)
+    return Injected(frozenset({victim}))
+
+
+def unseen_crash(world: World, victim: str, choose: random.Random) -> Injected | None:
+    """The program dies and the agent beside it too: only who calls on it can tell."""
+    if not any(need.target == victim and need.transport == "tcp" for need in world.needs):
+        return None
+    world.disconnect(victim)
+    return crash(world, victim, choose)
+
+
+def crash_with_losses(world: World, victim: str, choose: random.Random) -> Injected | None:
+    """The program dies while the agents of all that call on it cannot count everything."""
+    callers = {need.source for need in world.needs if need.target == victim}
+    if not callers:
+        return None
+    world.lossy |= callers
+    return crash(world, victim, choose)
+
+
+def crash_and_new_manager(world: World, victim: str, choose: random.Random) -> Injected | None:
+    """The program dies, and a second later the manager is restarted and knows nothing."""
+    injected = crash(world, victim, choose)
+    if injected is not None:
+        world.run(1.0)
+        world.replace_manager()
+    return injected
+
+
+def late_start(world: World, victim: str, _: random.Random) -> Injected | None:
+    """The launch goes on without the victim, which starts long after it has to."""
+    if not _needed(world, victim):
+        return None
+    world.delay(victim, VERY_LATE_S)
+    return Injected(frozenset({victim}))
+
+
+def outage(world: World, victim: str, _: random.Random) -> Injected:
+    """A host outside of the stack is down, and nobody can be reverted for it."""
+    world.broken.add(victim)
+    return Injected(frozenset({victim}))
+
+
+def two_crashes(world: World, victim: str, choose: random.Random) -> Injected | None:
     """Two programs die at once."""
-    other = choose.choice([name for name in world.vcds if name != victim])
-    for name in (victim, other):
-        crash(world, name, choose)
-    return Injected(frozenset((victim, other)), together=True)
+    return _two(world, victim, choose, lambda: crash)
 
 
-SINGLE: dict[str, Inject] = {
-    "crash": crash,
-    "crash loop": crash_loop,
-    "hang": hang,
-    "wrong address": wrong_address,
-    "wrong port": wrong_port,
-    "wrong machine": wrong_machine,
-    "isolation": isolation,
-    "cut": cut,
-    "no names": no_names,
+def two_faults(world: World, victim: str, choose: random.Random) -> Injected | None:
+    """Two machines have faults of any kinds at once."""
+    return _two(world, victim, choose, lambda: choose.choice(AT_ONCE))
+
+
+AT_ONCE = (crash, hang, wrong_address, wrong_port, isolation, no_names, stopped)
+
+SINGLE: dict[str, Fault] = {
+    "crash": Fault(crash),
+    "crash loop": Fault(crash_loop),
+    "crash, its agent lost": Fault(unseen_crash),
+    "crash, agents with losses": Fault(crash_with_losses),
+    "crash, manager restarted": Fault(crash_and_new_manager),
+    "machine stopped": Fault(stopped),
+    "start beyond its bound": Fault(late_start, at_launch=True),
+    "hang": Fault(hang),
+    "wrong address": Fault(wrong_address),
+    "wrong port": Fault(wrong_port),
+    "wrong machine": Fault(wrong_machine),
+    "isolation": Fault(isolation),
+    "cut": Fault(cut),
+    "no names": Fault(no_names),
 }
+TOGETHER: dict[str, Fault] = {"two crashes": Fault(two_crashes), "two faults": Fault(two_faults)}
+OUTSIDE: dict[str, Fault] = {"outage outside": Fault(outage, outside=True)}
+ALL = SINGLE | TOGETHER | OUTSIDE
+
+
+def _two(world: World, victim: str, choose: random.Random, pick: Callable[[], Inject]) -> Injected | None:
+    """None when either victim cannot have its fault; the other is then left without one as well."""
+    other = choose.choice([name for name in world.vcds if name != victim])
+    injected = [pick()(world, name, choose) for name in (victim, other)]
+    if None in injected:
+        return None
+    return Injected(frozenset((victim, other)), together=True)
 
 
 def _point(
@@ -124,6 +210,13 @@ def _point(
     need = choose.choice(needs)
     world.pointed[need.key] = where(need)
     return Injected(frozenset({victim}))
+
+
+def _needed(world: World, victim: str, *, transport: str = "") -> bool:
+    """Whether anybody calls on the victim, or it on anybody."""
+    return any(
+        victim in (need.source, need.target) and transport in ("", need.transport) for need in world.needs
+    )
 
 
 def _tcp_needs(world: World, victim: str) -> list[Need]:

@@ -51,7 +51,8 @@ class World:
         self.random = random.Random(seed)
         self.now_s = self.launch_s = BEGIN_S
         self.needs = list(needs)
-        self.policy = policy or Policy()
+        # A plain dictionary, so that worlds can be copied by pickle.
+        self.policy = policy or Policy(vcd_thresholds={})
         self.fingerprint = fingerprint
         self.vcds = sorted(vcds)
         self.externals = dict(externals)
@@ -72,6 +73,8 @@ class World:
         self.isolated: set[str] = set()
         self.silent: set[str] = set()
         self.blind: set[str] = set()
+        self.lossy: set[str] = set()
+        self.first_refused_s: float | None = None
         self.pointed: dict[tuple[str, str, int], tuple[IPv4Address, int]] = {}
         self.history: list[tuple[float, Judgement]] = []
         self.stack: Stack
@@ -140,10 +143,29 @@ class World:
             self.stack.instance(self.vcd(name), Power.RUNNING, one, expected=False, now_s=self.now_s)
         self.connect(name)
 
+    def switch_off(self, name: str) -> None:
+        """The deployer says that the machine does not run."""
+        self.stack.instance(self.vcd(name), Power.STOPPED, "", expected=False, now_s=self.now_s)
+
+    def delay(self, name: str, seconds: float) -> None:
+        """Let a program that has not started yet start so much later."""
+        self.begins_s[name] += seconds
+
+    def replace_manager(self) -> None:
+        """The manager dies, and another one with the same image takes its place."""
+        image = self.stack.image
+        self.new_manager()
+        if image is not None:
+            self.guard(image)
+
     def repair(self, name: str) -> None:
         """Take a machine back to a good snapshot: its program runs again."""
         self.broken.discard(name)
         self._fallen.discard(name)
+        self.hung.discard(name)
+        self.mute.discard(name)
+        self.isolated.discard(name)
+        self.pointed = {key: where for key, where in self.pointed.items() if key[0] != name}
         self.restart(name, incarnation=f"repaired at {self.now_s}")
 
     def run(self, seconds: float) -> Judgement:
@@ -203,6 +225,7 @@ class World:
                 self._report_due_s[name] = self.now_s + REPORT_S
                 self._report(name, lines)
                 self._say_presence(name)
+                self._say_losses(name)
         self.history.append((self.now_s, self.stack.judge(now_s=self.now_s)))
 
     def _say_presence(self, name: str) -> None:
@@ -218,6 +241,12 @@ class World:
             self._said[name] = presence
             listeners = wire.listeners(presence)
             self.stack.presence(self.vcd(name), [self.addresses[name]], listeners, now_s=self.now_s)
+
+    def _say_losses(self, name: str) -> None:
+        if name in self.lossy:
+            loss = agent_pb2.Loss(reason=agent_pb2.LOSS_REASON_MAP_FULL, count=int(self.now_s))
+            losses = wire.losses(agent_pb2.Coverage(losses=[loss]))
+            self.stack.losses(self.vcd(name), losses, now_s=self.now_s)
 
     def _report(self, name: str, lines: Iterable[Line], *, complete: bool = False) -> None:
         message = agent_pb2.Edges(generation=1, complete=complete)
@@ -287,6 +316,7 @@ class World:
             return False
         if not answers:
             line.fail(self.now_s, FAILURE_KIND_REFUSED)
+            self.first_refused_s = self.first_refused_s or self.now_s
             return False
         line.succeed(self.now_s, hold=need.style is Style.HELD)
         need.connected = line if need.style is Style.HELD else None
