@@ -200,23 +200,14 @@ class Deviation:
                 self._early[golden.key] = None
                 return EdgeState.WAITING, f"attempts fail, but it is due only {_in(due_s - now_s)}", due_s
             return EdgeState.FAILING, failure_sentence(live, now_s), None
-        if (live is None or live.open == 0) and self._is_deaf(golden, sources):
-            return EdgeState.FAILING, f"{golden.target} no longer listens there", None
+        if self.has_to_be(golden.key) and (known := _known(golden, live, sources)):
+            state, reason = known
+            return (state, reason, None) if now_s >= due_s else (EdgeState.WAITING, reason, due_s)
         stuck_s = None
         if live is not None and live.oldest_pending_s is not None:
             stuck_s = live.oldest_pending_s + self.policy.patience_s
         state, reason, next_s = self._judge_quiet(golden, live, sources[golden.source], due_s, now_s)
         return state, reason, min((at for at in (next_s, stuck_s) if at is not None), default=None)
-
-    def _is_deaf(self, golden: GoldenEdge, sources: Mapping[str, Source]) -> bool:
-        """Whether the target listens no longer, though nobody may have called since; only traffic's ports may close."""
-        target = sources.get(golden.target)
-        return (
-            target is not None
-            and target.seen_since_s is not None
-            and golden.key.door in target.deaf
-            and self.has_to_be(golden.key)
-        )
 
     def _due_s(self, golden: GoldenEdge, live: LiveEdge | None, sources: Mapping[str, Source]) -> float:
         """When the edge has to be there: counted from the later start of its two ends, unless it has worked since."""
@@ -356,3 +347,18 @@ def _role(key: EdgeKey) -> Role:
 
 def _in(seconds: float) -> str:
     return f"in {seconds:.1f} s"
+
+
+def _known(
+    golden: GoldenEdge, live: LiveEdge | None, sources: Mapping[str, Source]
+) -> tuple[EdgeState, str] | None:
+    """What is known to be wrong though nothing is seen to fail: somebody does not run, or listens no longer."""
+    source, target = sources[golden.source], sources.get(golden.target)
+    if source.over:
+        return EdgeState.MISSING, source.over
+    if target is not None and target.over:
+        return EdgeState.FAILING, target.over
+    deaf = target is not None and target.seen_since_s is not None and golden.key.door in target.deaf
+    if deaf and (live is None or live.open == 0):
+        return EdgeState.FAILING, f"{golden.target} no longer listens there"
+    return None

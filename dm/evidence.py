@@ -31,7 +31,7 @@ class View(NamedTuple):
 
 def symptoms(view: View) -> tuple[Symptom, ...]:
     """The golden edges that deviate, each with what is known beside its state."""
-    calls = _Calls(view.deviation)
+    calls = _Calls(view)
     return tuple(_symptom(view, key, judged, calls) for key, judged in sorted(view.deviation.wrong().items()))
 
 
@@ -56,14 +56,15 @@ def _symptom(view: View, key: EdgeKey, judged: Judged, calls: "_Calls") -> Sympt
     since_s = judged.since_s
     if live is not None and judged.state is EdgeState.FAILING:
         since_s = min(since_s, live.failing_since_s or live.oldest_pending_s or since_s)
-    target = view.vcds.get(key.target)
+    source, target = view.vcds[key.source].source, view.vcds.get(key.target)
+    may_be_idle = judged.state is EdgeState.MISSING and not source.over
     return Symptom(
         key,
         judged,
         kinds=frozenset(live.kinds) if live is not None else frozenset(),
         since_s=max(since_s, view.launch_s),
         pending=live is not None and live.oldest_pending_s is not None and live.failures_since_ok == 0,
-        uncalled=judged.state is EdgeState.MISSING and not calls.reach(key.source),
+        uncalled=may_be_idle and not calls.reach(key.source),
         attempted=attempted,
         deaf=target is not None and target.seen_since_s is not None and key.door in target.source.deaf,
     )
@@ -72,9 +73,11 @@ def _symptom(view: View, key: EdgeKey, judged: Judged, calls: "_Calls") -> Sympt
 class _Calls:
     """Whether anybody calls on a node that should be called on, as far as can be seen."""
 
-    def __init__(self, deviation: Deviation) -> None:
-        self._deviation = deviation
-        self._idle = {key.source for key, one in deviation.wrong().items() if one.state is EdgeState.MISSING}
+    def __init__(self, view: View) -> None:
+        self._deviation = view.deviation
+        self._vcds = view.vcds
+        wrong = view.deviation.wrong().items()
+        self._idle = {key.source for key, one in wrong if one.state is EdgeState.MISSING}
         self._known: dict[str, bool] = {}
 
     def reach(self, name: str) -> bool:
@@ -88,13 +91,14 @@ class _Calls:
         seen.add(name)
         return not callers or any(self._calls(key, seen) for key in callers)
 
-    def _calls(self, key: EdgeKey, seen: set[str]) -> bool:
-        """A connection that is merely held open says nothing: then its caller is called on itself, and not idle."""
-        if self._deviation.judged()[key].state is not EdgeState.OK:
+    def _calls(self, key: EdgeKey, passed: set[str]) -> bool:
+        """One merely held open says nothing: then its caller is called on itself, and not idle. Nor does one unseen."""
+        is_seen = self._vcds[key.source].seen_since_s is not None
+        if not is_seen or self._deviation.judged()[key].state is not EdgeState.OK:
             return False
         if self._deviation.golden[key].kind is not Kind.HELD:
             return True
-        return key.source not in self._idle and key.source not in seen and self._reach(key.source, seen)
+        return key.source not in self._idle and key.source not in passed and self._reach(key.source, passed)
 
 
 def _contact(edge: LiveEdge, now_s: float, policy: Policy) -> Contact:

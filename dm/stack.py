@@ -155,9 +155,12 @@ class Stack:
         A restart begins the VCD's launch again: its own edges and those to it are due as they were after the launch.
         One that keeps restarting is forgiven a few times only; ``expected`` ones, our own doing, always.
         """
+        before = vcd.power
         restarted = vcd.instance(power, incarnation)
-        self._note_vcd(vcd)
+        if power is not before:
+            self._changed(vcd)
         if not restarted:
+            self._judge_touched(now_s)
             return False
         vcd.pending_table = set()
         if vcd.is_forgiven(now_s) or expected:

@@ -33,12 +33,13 @@ class Judged(NamedTuple):
 class Source(NamedTuple):
     """What is known of a VCD: when it started, and since when its agent sees everything (None: it does not).
 
-    ``deaf`` is where it listened since it started and does no longer.
+    ``deaf`` is where it listened since it started and does no longer, ``over`` says that it does not run.
     """
 
     started_s: float
     seen_since_s: float | None
     deaf: frozenset[Door] = frozenset()
+    over: str = ""
 
 
 def failure_sentence(live: LiveEdge, now_s: float) -> str:

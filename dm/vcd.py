@@ -34,6 +34,8 @@ class Power(StrEnum):
 
 
 DOWN = frozenset({Power.ABSENT, Power.STOPPED, Power.PAUSED, Power.CRASHED})
+OVER = DOWN - {Power.PAUSED}
+"""It will not go on by itself; paused ones do, as when a snapshot was taken."""
 
 
 class VcdState:
@@ -74,7 +76,8 @@ class VcdState:
     @property
     def source(self) -> Source:
         """What its own edges are judged by."""
-        return Source(self.started_s, self.seen_since_s, self._listened - self._listens)
+        over = f"{self.name} is {self.power}" if self.power in OVER else ""
+        return Source(self.started_s, self.seen_since_s, self._listened - self._listens, over)
 
     def listen(self, listeners: frozenset[Door]) -> bool:
         """Its agent said where it listens; whether that is other than before."""

@@ -135,7 +135,8 @@ def _doubt_of(view: View, found: Sequence[Symptom], now_s: float) -> str:
 def _doubt_of_one(view: View, symptom: Symptom, now_s: float) -> str:
     if symptom.uncalled:
         return f"{symptom.key.source} is not called on itself"
-    if symptom.deaf:
+    known = symptom.deaf or not symptom.attempted
+    if symptom.judged.state is EdgeState.FAILING and known:
         return ""
     live = view.graph.get(symptom.key)
     if symptom.judged.state is not EdgeState.FAILING or live is None:

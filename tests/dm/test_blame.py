@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from dm.blame import Facts, Symptom, blame
 from dm.contacts import Contact, Contacts
-from dm.deviation import EdgeState, Judged
 from dm.edge import EdgeKey, Failure, Transport
+from dm.states import EdgeState, Judged
 
 NAMES = st.sampled_from("abcdef")
 KEYS = st.builds(EdgeKey, NAMES, NAMES, st.just(Transport.TCP), st.sampled_from([80, 81])).filter(

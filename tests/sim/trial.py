@@ -1,7 +1,9 @@
 """One fault or one launch with noise, played from its beginning to the verdict."""
 
+import copyreg
 import pickle
 import random
+from types import MappingProxyType
 from typing import NamedTuple
 
 from dm.golden import GoldenImage
@@ -13,6 +15,14 @@ from tests.sim.world import World
 DECIDE_WITHIN_S = 45.0
 MOST_REPAIRS = 6
 NOISES = ("none", "late", "agent", "losses", "manager", "outside", "change", "restart", "service")
+
+
+def read_only(mapping: dict[str, float]) -> MappingProxyType[str, float]:
+    """As they stand in specifications; pickle, by which worlds are copied, has to be told how to make one."""
+    return MappingProxyType(mapping)
+
+
+copyreg.pickle(MappingProxyType, lambda proxy: (read_only, (dict(proxy),)))
 
 
 class Outcome(NamedTuple):

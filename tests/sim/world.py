@@ -51,8 +51,7 @@ class World:
         self.random = random.Random(seed)
         self.now_s = self.launch_s = BEGIN_S
         self.needs = list(needs)
-        # A plain dictionary, so that worlds can be copied by pickle.
-        self.policy = policy or Policy(vcd_thresholds={})
+        self.policy = policy or Policy()
         self.fingerprint = fingerprint
         self.vcds = sorted(vcds)
         self.externals = dict(externals)
