@@ -15,14 +15,13 @@ from dm.edge import EdgeKey, LiveEdge
 from dm.expected import expect
 from dm.golden import GoldenEdge, GoldenImage, Kind
 from dm.graph import LiveGraph
+from dm.kin import Kin
 from dm.pace import Pace
 from dm.policy import Policy
 from dm.rules import Action
 from dm.states import WRONG, EdgeState, Judged, Source, failure_sentence
 
 UNEXPECTED_KEPT_S = 30.0
-
-Role = tuple[str, str, int, str]
 
 
 class Deviation:
@@ -50,9 +49,9 @@ class Deviation:
         self._graph = graph
         self.expected = expect(image)
         self._golden = self.expected.edges
-        self._roles: dict[Role, list[EdgeKey]] = {}
+        self._kin = Kin()
         for key in self._golden:
-            self._roles.setdefault(_role(key), []).append(key)
+            self._kin.add(key)
         self._inbound: dict[str, list[EdgeKey]] = {}
         self._outbound: dict[str, list[EdgeKey]] = {}
         for key in self._golden:
@@ -66,7 +65,7 @@ class Deviation:
         self._keys: dict[EdgeState, dict[EdgeKey, None]] = {state: {} for state in EdgeState}
         self._awaited: dict[EdgeKey, None] = {}
         self._early: dict[EdgeKey, None] = {}
-        self._strangers: dict[Role, dict[EdgeKey, LiveEdge]] = {}
+        self._strangers = Kin()
         self._vcds = frozenset(image.vcds)
         self._by_text: dict[str, EdgeKey] = {}
         for key in self._golden:
@@ -168,17 +167,14 @@ class Deviation:
             self._touch_unexpected(live, sources, now_s)
 
     def _touch_unexpected(self, live: LiveEdge, sources: Mapping[str, Source], now_s: float) -> None:
-        """An edge outside the image may stand for those of the same role that are in it."""
-        role = _role(live.key)
+        """An edge outside the image may stand for those near it that are in it."""
         quiet_s = (live.last_attempt_s or now_s) + UNEXPECTED_KEPT_S
         counts = bool(live.flows) and (live.open > 0 or live.pending > 0 or quiet_s > now_s)
-        strangers = self._strangers.setdefault(role, {})
-        strangers.pop(live.key, None)
         if counts:
-            strangers[live.key] = live
-        elif not strangers:
-            del self._strangers[role]
-        for other in self._roles.get(role, ()):
+            self._strangers.add(live.key)
+        else:
+            self._strangers.discard(live.key)
+        for other in self._kin.near(live.key):
             self.touch(other, sources, now_s)
         action = self.image.action(live.key)
         if counts and action is Action.TOLERATE:
@@ -264,13 +260,18 @@ class Deviation:
         """
         known = self._graph.get(key)
         last_s = (known.last_attempt_s if known else None) or 0.0
-        for other, live in self._strangers.get(_role(key), {}).items():
-            attempted_s = live.last_attempt_s or 0.0
+        for other in self._strangers.near(key):
+            live = self._graph.get(other)
+            attempted_s = (live.last_attempt_s if live is not None else None) or 0.0
             if attempted_s <= last_s or attempted_s < now_s - UNEXPECTED_KEPT_S or self._alike(key, other):
                 continue
-            fails = not live.seen_ok and live.failing(now_s, patience_s=self.policy.patience_s)
-            if overdue or (fails and key.target in self._vcds):
-                return f"{key.source} calls {other.called} instead of {key.target}"
+            fails = (
+                live is not None
+                and not live.seen_ok
+                and live.failing(now_s, patience_s=self.policy.patience_s)
+            )
+            if (overdue and other.target != key.target) or (fails and key.target in self._vcds):
+                return f"{key.source} calls {other.called} instead of {key.called}"
         return ""
 
     def _alike(self, key: EdgeKey, other: EdgeKey) -> bool:
@@ -280,16 +281,16 @@ class Deviation:
 
     def _serves(self, key: EdgeKey) -> bool:
         """Whether an edge outside the image leads to a replica of what its source is expected to call there."""
-        return any(self._alike(key, other) for other in self._roles.get(_role(key), ()))
+        return any(self._alike(key, other) for other in self._kin.alike(key))
 
     def _missed_replicas(self, key: EdgeKey) -> list[EdgeKey]:
         """The missing edges for which this one may stand in."""
         missing = self._keys[EdgeState.MISSING]
-        return [other for other in self._roles[_role(key)] if other in missing and self._alike(key, other)]
+        return [other for other in self._kin.alike(key) if other in missing and self._alike(key, other)]
 
     def _stand_in(self, key: EdgeKey, now_s: float) -> str:
         """A replica of the target that the source calls on as well; empty when none answers."""
-        for other in (*self._roles[_role(key)], *self._strangers.get(_role(key), {})):
+        for other in (*self._kin.alike(key), *self._strangers.alike(key)):
             live = self._graph.get(other)
             if other == key or live is None or not self._alike(key, other):
                 continue
@@ -304,10 +305,8 @@ class Deviation:
     def _counts(self, key: EdgeKey, state: EdgeState) -> bool:
         if state is not EdgeState.UNEXPECTED:
             return state in WRONG
-        role = self._roles.get(_role(key), ())
-        replaces = any(
-            self._judged[other].state is EdgeState.RETARGETED for other in role if other in self._judged
-        )
+        retargeted = self._keys[EdgeState.RETARGETED]
+        replaces = any(other in retargeted for other in self._kin.near(key))
         return not replaces and (key.target in self._vcds or self.policy.count_external)
 
     def _set(
@@ -338,11 +337,6 @@ class Deviation:
                 self._wrong[name] -= 1
                 if not self._wrong[name]:
                     del self._wrong[name]
-
-
-def _role(key: EdgeKey) -> Role:
-    """What an edge is to its source, whoever the target."""
-    return key.source, key.transport, key.port, key.service
 
 
 def _in(seconds: float) -> str:

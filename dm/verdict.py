@@ -12,6 +12,8 @@ from dm.vcd import DOWN
 
 FAILURES_PROVE = 2
 REASONS_SHOWN = 5
+OVER_SHARE = 1 / 3
+"""How much of the confirmation window the deviation itself has to last: who is accused may have been so for longer."""
 NOBODY = Finding((), (), confident=True)
 
 
@@ -57,8 +59,8 @@ class Judge:
         """Seconds until a deviation that is not confirmed yet may be; None when there is none."""
         if self._over_since_s is None:
             return None
-        since_s = max((self._over_since_s, *self._accused_s.values()))
-        left_s = since_s + confirm_s - now_s
+        accused_s = max(self._accused_s.values(), default=self._over_since_s)
+        left_s = max(self._over_since_s + OVER_SHARE * confirm_s, accused_s + confirm_s) - now_s
         return left_s if left_s > 0 else None
 
     def judge(self, view: View, *, now_s: float) -> Judgement:
@@ -78,7 +80,7 @@ class Judge:
         over = policy.exceeded(share, shares, already=self._over_since_s is not None)
         self._over_since_s = (self._over_since_s or now_s) if over else None
         # Each culprit has a window of its own: another one found in the meantime is confirmed anew.
-        culprits = [suspect.name for suspect in finding.culprits] if over else []
+        culprits = (suspect.name for suspect in finding.culprits)
         self._accused_s = {name: self._accused_s.get(name, now_s) for name in culprits}
 
         def judgement(verdict: Verdict, *because: str) -> Judgement:

@@ -85,6 +85,26 @@ def test_a_service_that_takes_datagrams_is_found() -> None:
     assert world.history[-1][1].verdict is Verdict.OK
 
 
+def test_a_client_that_is_switched_off_is_blamed_and_not_its_server() -> None:
+    """What the deployer says of a machine stands; who waits for its calls is idle for want of them."""
+    world = healthy()
+    world.broken.add("client")
+    world.disconnect("client")
+    world.switch_off("client")
+    assert world.until(Verdict.FAILED, within_s=30.0) is not None
+    assert world.culprits() == ["client"]
+
+
+def test_a_caller_pointed_at_a_wrong_port_is_blamed_in_time() -> None:
+    """When api calls the right machine at a port where nobody listens, api is blamed within 5 s."""
+    world = healthy()
+    world.pointed["api", "db", 5432] = (world.addresses["db"], 5433)
+    decided_s = world.until(Verdict.FAILED, within_s=15.0)
+    assert decided_s is not None
+    assert decided_s <= 5.0
+    assert world.culprits() == ["api"]
+
+
 def test_who_is_behind_the_open_connections_of_a_hung_caller_is_not_blamed() -> None:
     """A hung caller holds its connections open and calls no longer: those behind them fall silent too."""
     needs = [
