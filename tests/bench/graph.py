@@ -28,7 +28,7 @@ from dm.verdict import Verdict
 from tests.bench.blame import figure
 
 RESULT = Path("build/bench/graph.json")
-SMALL, MIDDLE, LARGE = 1_000, 100_000, 200_000
+SMALL, MIDDLE, LARGE = 1_000, 100_000, 1_000_000
 EDGES_OF_VCD = 10
 UPDATES = 2_000
 REBUILDS = 3
