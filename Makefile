@@ -17,9 +17,9 @@ PACKAGES := python3-venv clang llvm libbpf-dev libbpf1 linux-libc-dev python3-bp
 # Beyond these the VM lab needs a hypervisor, and what writes the guests' disk.
 VM_PACKAGES := libvirt-daemon libvirt-clients dnsmasq-base qemu-system-x86 e2fsprogs
 # What the capture is measured beside.
-BENCH_PACKAGES := bpftrace
+BENCH_PACKAGES := bpftrace conntrack tcpdump
 
-.PHONY: demo test fuzz soak bench-rollback bench-revert bench-blame bench-graph bench-capture figures check format stubs lock build clean
+.PHONY: demo test fuzz soak bench-rollback bench-revert bench-blame bench-graph bench-capture bench-capture-guest figures check format stubs lock build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready $(if $(filter libvirt,$(DRIVER)),$(VENV)/vm-packages) $(OBJECT)
@@ -52,6 +52,9 @@ bench-blame: $(VENV)/ready
 
 bench-capture: $(VENV)/ready $(VENV)/bench-packages $(OBJECT)
 	$(SUDO) $(BIN)/python -m tests.bench.capture $(ARGS)
+
+bench-capture-guest: $(VENV)/ready $(VENV)/vm-packages $(OBJECT)
+	$(SUDO) $(BIN)/python -m tests.bench.capture.guest $(ARGS)
 
 # What judging costs in large stacks; takes four gigabytes and some minutes.
 bench-graph: $(VENV)/ready

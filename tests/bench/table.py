@@ -15,6 +15,7 @@ COMMANDS = {
     "graph": "make bench-graph",
     "revert": "make bench-revert",
     "capture": "make bench-capture",
+    "capture-guest": "make bench-capture-guest",
 }
 BLOCK = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.bench.capture.flood import flood
+from tests.bench.capture.flood import flood, overflow
 from tests.bench.capture.load import lab
 
 SECONDS = 3.0
@@ -15,3 +15,10 @@ def test_counts_every_call() -> None:
         found = flood(made, plan="cgroup", seconds=SECONDS)
     assert found.connects_per_s > 0
     assert (found.miscounted, found.missing_edges, found.lost) == (0, 0, 0)
+
+
+@pytest.mark.kernel
+def test_tells_of_every_call_that_finds_no_room() -> None:
+    """Of more destinations than the table holds, each call is counted or is told as lost."""
+    with lab() as made:
+        assert overflow(made, plan="cgroup", milliseconds=500) == 0

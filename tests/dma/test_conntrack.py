@@ -13,9 +13,11 @@ import pytest
 
 from dma.conntrack import NETLINK_NETFILTER, NFGENMSG, Backends, Conntrack, Translation
 from dma.flow import Address, Backend, Flow, Transport
+from dma.naming.names import Names
 from dma.netlink import Netlink
+from dma.observation import Observation
 from tests.dma.capture.lab import CLIENT_V4, SERVER_V4, SERVER_V6, Cable, Caller, cable, within
-from tests.dma.scripted import flow
+from tests.dma.scripted import ScriptedCapture, flow
 
 pytestmark = pytest.mark.kernel
 
@@ -96,6 +98,20 @@ def test_a_backend_that_refuses_stays_known(network: Cable) -> None:
         assert backends(network, Backends(), flow(DIALLED_V4)) == [()]
         known.refresh()
         assert backends(network, known, flow(DIALLED_V4)) == [BEHIND]
+
+
+def test_the_agent_keeps_both_in_its_table(network: Cable) -> None:
+    """An edge has the address that was dialled, and its backend from the first look on."""
+    with (
+        network.server_socket(socket.SOCK_STREAM, 8080),
+        Caller(network.client) as caller,
+        ScriptedCapture() as capture,
+    ):
+        assert caller(f"call(v4, '{DIALLED_V4}', 80)") == "0"
+        capture.see(flow(DIALLED_V4, attempts=1))
+        observation = within(network.client, lambda: Observation(capture, Names([])))
+    (edge,) = observation.table.changed_since(0)
+    assert (edge.destination.address, edge.backends) == (ip_address(DIALLED_V4), BEHIND)
 
 
 def forget_connections() -> None:

@@ -60,6 +60,10 @@ STOCK = Flavour("stock", shop=True)
 BCC = Flavour("bcc", ("python3-bpfcc", "linux-headers-cloud-amd64"))
 # As distributions publish them for clouds; without a disk for it, cloud-init does nothing.
 CLOUD = Flavour("cloud", ("cloud-init",), bare=True)
+# What the capture is measured beside.
+BENCH = Flavour(
+    "bench", (*BCC.packages, "bpfcc-tools", "bpftrace", "conntrack", "tcpdump", "kmod", "util-linux")
+)
 
 
 class GuestImage(NamedTuple):

@@ -5,12 +5,24 @@ from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
 from tests.bench.capture.agent import Usage
-from tests.bench.capture.cost import NOTHING, Costs
+from tests.bench.capture.cost import (
+    BPFTRACE,
+    CONNTRACK,
+    FLOOR,
+    NOTHING,
+    OURS,
+    PACKETS,
+    TCPCONNECT,
+    TCPTRACER,
+    Costs,
+)
 from tests.bench.capture.flood import Flood
 from tests.bench.capture.load import DESTINATIONS
 
-FLOOR, BPFTRACE, OURS = "empty programs on the same hooks", "bpftrace", "ours"
 GOALS = {FLOOR: 2.5, BPFTRACE: 0.7}
+GOAL_TCPCONNECT = 0.3
+EVENTS = (PACKETS, CONNTRACK)
+"""What tells of every packet or connection; no goal, since nobody would use it for this."""
 COSTLY = {"tcp": "connect and close", "udp": "UDP send"}
 GOAL_CPU = 0.01
 GOAL_RSS_MB = 60.0
@@ -34,20 +46,18 @@ class Figure(TypedDict):
 
 def of_costs(costs: Costs, *, plan: str) -> Iterator[Figure]:
     """What the kernel's side adds to a call, in nanoseconds."""
-    for kind, name in COSTLY.items():
+    for kind in COSTLY:
         for other, goal in GOALS.items():
-            ratio = costs.ratio(kind, OURS, other)
-            yield Figure(
-                name=f"{plan}: added to a {name}, median ns",
-                ours=round(statistics.median(costs.added(kind, OURS))),
-                other=round(statistics.median(costs.added(kind, other))),
-                other_name=other,
-                ratio=round(ratio, 2),
-                goal=f"at most {goal:g} times as much",
-                holds=ratio <= goal,
-            )
+            yield _beside(costs, kind, other, plan=plan, goal=goal)
+    for other in EVENTS:
+        yield _beside(costs, "tcp", other, plan=plan, goal=None)
+    yield _alone(f"{plan}: rounds in which anything was counted wrong", len(costs.inexact), 0)
+
+
+def of_connected(costs: Costs, *, plan: str) -> Iterator[Figure]:
+    """Where datagrams of connected sockets are not looked at, nothing can be measured."""
     added = statistics.median(costs.added("connected", OURS))
-    noise = spread(costs.rounds["connected", NOTHING])
+    noise = spread(costs.rounds[NOTHING]["connected"])
     yield Figure(
         name=f"{plan}: added to a connected UDP send, median ns",
         ours=round(added),
@@ -57,15 +67,34 @@ def of_costs(costs: Costs, *, plan: str) -> Iterator[Figure]:
         goal="within the spread",
         holds=added <= noise,
     )
-    yield _alone(f"{plan}: rounds in which anything was counted wrong", len(costs.inexact), 0)
 
 
-def of_flood(found: Flood, *, plan: str, seconds: float) -> Iterator[Figure]:
+def of_bcc(costs: Costs, *, plan: str) -> Iterator[Figure]:
+    """The same beside bcc's own tools."""
+    yield _beside(costs, "tcp", TCPCONNECT, plan=plan, goal=GOAL_TCPCONNECT)
+    yield _beside(costs, "tcp", TCPTRACER, plan=plan, goal=None)
+
+
+def _beside(costs: Costs, kind: str, other: str, *, plan: str, goal: float | None) -> Figure:
+    ratio = costs.ratio(kind, OURS, other)
+    return Figure(
+        name=f"{plan}: added to a {COSTLY[kind]}, median ns",
+        ours=round(statistics.median(costs.added(kind, OURS))),
+        other=round(statistics.median(costs.added(kind, other))),
+        other_name=other,
+        ratio=round(ratio, 2),
+        goal=f"at most {goal:g} times as much" if goal else "",
+        holds=goal is None or ratio <= goal,
+    )
+
+
+def of_flood(found: Flood, unexplained: int, *, plan: str, seconds: float) -> Iterator[Figure]:
     """Whether anything was lost at the highest rate."""
     rate = f"{found.calls_per_s:.0f} calls/s for {seconds:g} s"
     yield _alone(f"{plan}: calls miscounted at {rate}", found.miscounted, 0)
     yield _alone(f"{plan}: edges missing at {rate}", found.missing_edges, 0)
     yield _alone(f"{plan}: events lost at {rate}", found.lost, 0)
+    yield _alone(f"{plan}: calls neither counted nor told as lost, of a full table", unexplained, 0)
 
 
 def of_agent(usage: Usage, starts_s: Sequence[float], *, plan: str) -> Iterator[Figure]:

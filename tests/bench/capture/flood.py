@@ -6,8 +6,9 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from dma.capture.plans import open_capture
+from dma.capture.settings import Settings
 from dma.capture.target import Target
-from dma.flow import Flow, Transport
+from dma.flow import Flow, Loss, Transport
 from tests.bench.capture.load import DESTINATIONS, PORT, Lab
 
 SHARES = {"tcp": 0.7, "udp": 0.3}
@@ -39,6 +40,16 @@ def flood(lab: Lab, *, plan: str, seconds: float) -> Flood:
         missing_edges=len(SHARES) * len(ports) * DESTINATIONS - len(flows),
         lost=sum(losses.values()),
     )
+
+
+def overflow(lab: Lab, *, plan: str, milliseconds: int = 1000) -> int:
+    """Calls of more destinations than there is room for that are neither counted nor counted as lost."""
+    settings = Settings(max_entries=DESTINATIONS // 2)
+    with open_capture(Target(netns=lab.inside.path), plan=plan, settings=settings) as capture:
+        with lab.generator() as generator:
+            made = sum(generator.run(kind, milliseconds=milliseconds).calls for kind in SHARES)
+        counted = sum(flow.attempts for flow in capture.flows())
+        return abs(made - counted - capture.losses().get(Loss.MAP_FULL, 0))
 
 
 def _all_cores(lab: Lab, kind: str, ports: list[int], seconds: float) -> int:

@@ -1,6 +1,7 @@
 """The load generator, compiled when it is needed, and the private namespace that its calls stay in."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,18 +66,27 @@ class Lab(NamedTuple):
     binary: Path
     inside: Namespace
 
-    def generator(self, *, cpu: int = 1, port: int = PORT) -> Generator:
-        """A generator bound to one CPU; several need ports of their own."""
-        return Generator(self.binary, self.inside, cpu=cpu, port=port)
+    def generator(self, *, cpu: int | None = None, port: int = PORT) -> Generator:
+        """A generator bound to one CPU, by default the last one; several need ports of their own."""
+        chosen = max(os.sched_getaffinity(0)) if cpu is None else cpu
+        return Generator(self.binary, self.inside, cpu=chosen, port=port)
 
 
 @contextmanager
-def lab() -> Iterator[Lab]:
-    """Compile the generator, and give it a namespace."""
+def lab(compiled: Path | None = None) -> Iterator[Lab]:
+    """Give the generator a namespace, and compile it unless it is compiled already."""
     with TemporaryDirectory() as scratch, namespace() as inside:
         binary = Path(scratch, PROGRAM)
-        run(["clang", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(binary), str(SOURCE)])
+        if compiled:
+            shutil.copy(compiled, binary)
+        else:
+            compile_generator(binary)
         run(["ip", "-n", inside.name, "address", "add", SUBNET, "dev", "lo"])
         # Each closed connection would hold a port for a minute, of which there are not enough.
         run(inside.enter("sysctl", "--quiet", "--write", "net.ipv4.tcp_max_tw_buckets=64"))
         yield Lab(binary, inside)
+
+
+def compile_generator(target: Path) -> None:
+    """Compile it for this machine."""
+    run(["clang", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(target), str(SOURCE)])

@@ -1,13 +1,15 @@
-"""What is attached while a load runs: nothing, empty programs on the capture's own hooks, the capture, or bpftrace."""
+"""What is attached while a load runs: nothing, empty programs on the capture's own hooks, the capture, other tools."""
 
 import json
 import platform
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile
+from typing import NamedTuple
 
 from dma.capture.core import OBJECT
 from dma.capture.libbpf import Object, library
@@ -17,8 +19,11 @@ from dma.flow import Transport
 from tests.bench.capture.load import PROGRAM
 from tests.lab.namespace import run
 
-SCRIPT = Path(__file__).with_name("equivalent.bt")
-STOP_S = 30.0
+SCRIPTS = {
+    plan: Path(__file__).with_name(f"equivalent_{script}.bt")
+    for plan, script in {"cgroup": "cgroup", "kprobe": "kprobe", "fentry": "kprobe"}.items()
+}
+START_S, STOP_S = 120.0, 30.0
 HEADER = """#include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 const volatile __u64 knobs = 0;
@@ -27,17 +32,26 @@ KNOBS = bytes(8)
 
 Counted = Callable[[], Mapping[Transport, int]]
 """Tells, once the load is over, the attempts counted by transport; empty for those who count nothing."""
-Rival = Callable[[], AbstractContextManager[Counted]]
+
+
+class Attached(NamedTuple):
+    """A rival at work; ``process`` is the one in user space that takes part in every call, if there is one."""
+
+    counted: Counted = dict
+    process: int | None = None
+
+
+Rival = Callable[[], AbstractContextManager[Attached]]
 
 
 @contextmanager
-def nothing() -> Iterator[Counted]:
+def nothing() -> Iterator[Attached]:
     """Nothing attached."""
-    yield dict
+    yield Attached()
 
 
 @contextmanager
-def ours(plan: str) -> Iterator[Counted]:
+def ours(plan: str) -> Iterator[Attached]:
     """The capture of the whole machine, as an agent opens it."""
     with open_capture(Target(), plan=plan) as capture:
 
@@ -48,62 +62,61 @@ def ours(plan: str) -> Iterator[Counted]:
                     totals[flow.destination.transport] += flow.attempts
             return totals
 
-        yield counted
+        yield Attached(counted)
 
 
 @contextmanager
-def floor(plan: str) -> Iterator[Counted]:
-    """Programs that do nothing, on every hook that the capture has: what no capture with these hooks can go below."""
+def floor(plan: str, empty: Path) -> Iterator[Attached]:
+    """The object of ``compile_empty`` on every hook that the capture has: no capture with these hooks costs less."""
     with open_capture(Target(), plan=plan) as capture:
         names = [probe.name for probe in capture.probes if not probe.problem]
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(TemporaryDirectory()))
-        sections = _sections(names)
-        empty = stack.enter_context(Object(_compile(scratch, sections)))
-        empty.load(programs=names, rodata=KNOBS, max_entries={})
+        loaded = stack.enter_context(Object(empty))
+        loaded.load(programs=names, rodata=KNOBS, max_entries={})
         root = cgroup2_root()
         cgroup_fd = stack.enter_context(opened_cgroup(root)) if root else None
-        for name, section in sections.items():
-            empty.attach(name, cgroup_fd if section.startswith("cgroup/") else None)
-        yield dict
+        sections = _sections()
+        for name in names:
+            loaded.attach(name, cgroup_fd if sections[name].startswith("cgroup/") else None)
+        yield Attached()
 
 
-def _sections(names: list[str]) -> dict[str, str]:
-    """Where the capture's programs hang."""
-    with Object(OBJECT) as capture:
-        programs = capture.programs()
-        return {name: library().bpf_program__section_name(programs[name]).decode() for name in names}
-
-
-def _compile(scratch: Path, sections: Mapping[str, str]) -> Path:
+def compile_empty(target: Path) -> None:
+    """Compile a program that does nothing for each of the capture's."""
     programs = (
         f'SEC("{section}") int {name}(void *ctx) {{ return {int(section.startswith("cgroup/"))}; }}\n'
-        for name, section in sections.items()
+        for name, section in _sections().items()
     )
-    source, target = scratch / "empty.bpf.c", scratch / "empty.bpf.o"
+    source = target.with_suffix(".c")
     source.write_text(HEADER + "".join(programs) + 'char LICENSE[] SEC("license") = "GPL";\n')
     include = f"-I/usr/include/{platform.machine()}-linux-gnu"
     run(["clang", "-g", "-O2", "-target", "bpf", include, "-c", str(source), "-o", str(target)])
-    return target
+
+
+def _sections() -> dict[str, str]:
+    """Where the capture's programs hang, by their names."""
+    with Object(OBJECT) as capture:
+        programs = capture.programs()
+        return {name: library().bpf_program__section_name(programs[name]).decode() for name in programs}
 
 
 def with_tracefs(*arguments: str) -> list[str]:
     """A bpftrace that has tracefs, in a mount namespace of its own: the machine may have none, and is left so."""
-    mount = 'mount -t tracefs tracefs /sys/kernel/tracing && exec bpftrace "$@"'
+    mount = 'mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null; exec bpftrace "$@"'
     return ["unshare", "--mount", "sh", "-c", mount, "bpftrace", *arguments]
 
 
 @contextmanager
-def bpftrace() -> Iterator[Counted]:
-    """The script beside this file, once it says that it is attached."""
-    command = with_tracefs("-f", "json", "-B", "line", str(SCRIPT))
+def bpftrace(plan: str) -> Iterator[Attached]:
+    """The plan's script beside this file, once it says that it is attached."""
+    command = with_tracefs("-f", "json", "-B", "line", str(SCRIPTS[plan]))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
             if not any("ready" in line for line in process.stdout):
                 _, complaint = process.communicate(timeout=STOP_S)
                 raise RuntimeError(f"bpftrace does not run: {complaint.strip()}")
-            yield lambda: _stopped(process)
+            yield Attached(lambda: _stopped(process), process.pid)
         finally:
             process.kill()
 
@@ -126,3 +139,20 @@ def _sum(maps: Mapping[str, Mapping[str, int]], *names: str) -> int:
         for key, count in maps.get(name, {}).items()
         if key.rpartition(",")[2] == PROGRAM
     )
+
+
+@contextmanager
+def printing(command: list[str], prompt: Callable[[], object]) -> Iterator[Attached]:
+    """A tool that prints what it sees, once it has printed something of the calls that ``prompt`` makes."""
+    with NamedTemporaryFile() as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            deadline = time.monotonic() + START_S
+            while not Path(output.name).stat().st_size:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(
+                        f"{' '.join(command)} sees nothing: is it installed, and are its headers?"
+                    )
+                prompt()
+            yield Attached(process=process.pid)
+        finally:
+            process.kill()

@@ -1,0 +1,26 @@
+"""Runs inside a guest: the costs of its kernel's plan and of what else there is to see calls with, as JSON.
+
+    python -m tests.bench.capture.in_guest PLAN ROUNDS GENERATOR EMPTY
+
+``GENERATOR`` and ``EMPTY`` were compiled outside, where there is a compiler.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from tests.bench.capture.compare import BCC, compare
+from tests.bench.capture.load import lab
+
+
+def main() -> None:
+    """Measure, and print."""
+    plan, rounds, generator, empty = sys.argv[1:]
+    with lab(Path(generator)) as made:
+        costs = compare(made, plan=plan, empty=Path(empty), rounds=int(rounds), bcc=tuple(BCC))
+    print(json.dumps(dataclasses.asdict(costs)))  # noqa: T201 it is a program
+
+
+if __name__ == "__main__":
+    main()
