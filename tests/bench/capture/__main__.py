@@ -29,8 +29,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plan", default="cgroup", help="the capture's plan")
     parser.add_argument("--rounds", type=int, default=20, help="how often each rival has its turn")
-    parser.add_argument("--seconds", type=int, default=60, help="how long all cores call")
-    parser.add_argument("--window", type=int, default=20, help="seconds for which an agent is watched")
+    parser.add_argument("--seconds", type=int, default=60, help="how long all cores call; 0 for not at all")
+    parser.add_argument(
+        "--window", type=int, default=20, help="seconds for which an agent is watched; 0 for none"
+    )
     return parser.parse_args()
 
 
@@ -40,12 +42,14 @@ def _figures(made: Lab, arguments: argparse.Namespace) -> Iterator[Figure]:
     show(costs)
     yield from figures.of_costs(costs, plan=plan)
     yield from figures.of_connected(costs, plan=plan)
-    found = flood.flood(made, plan=plan, seconds=arguments.seconds)
-    unexplained = flood.overflow(made, plan=plan)
-    yield from figures.of_flood(found, unexplained, plan=plan, seconds=arguments.seconds)
-    starts_s = agent.starts_s(made, plan=plan)
-    usage = agent.usage(made, plan=plan, seconds=arguments.window)
-    yield from figures.of_agent(usage, starts_s, plan=plan)
+    if arguments.seconds:
+        found = flood.flood(made, plan=plan, seconds=arguments.seconds)
+        unexplained = flood.overflow(made, plan=plan)
+        yield from figures.of_flood(found, unexplained, plan=plan, seconds=arguments.seconds)
+    if arguments.window:
+        starts_s = agent.starts_s(made, plan=plan)
+        usage = agent.usage(made, plan=plan, seconds=arguments.window)
+        yield from figures.of_agent(usage, starts_s, plan=plan)
 
 
 def _costs(made: Lab, plan: str, rounds: int) -> Costs:
