@@ -11,6 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from dm.client import connect
+from dm.v1 import stack_pb2
+from dm.v1.stack_service_pb2 import ApplyStackRequest, GetGraphRequest
+from dm.v1.stack_service_pb2_grpc import StackServiceStub
 from tests.bench.capture.load import Lab
 from tests.bench.capture.rivals import with_tracefs
 from tests.dma.recorder import Recorder, served
@@ -19,7 +23,9 @@ BIN = Path(sys.executable).parent
 RATE = 10_000
 BATCH = 50
 PERIOD_US = 1_000_000 * BATCH // RATE
+STACK, VCD = "bench", "one"
 SETTLE_S = 5.0
+LOOK_S = 0.05
 DEADLINE_S = 10.0
 STARTS = 5
 SYSTEM_CALLS = "tracepoint:raw_syscalls:sys_enter /pid == {}/ {{ @ = count(); }} interval:s:{} {{ exit(); }}"
@@ -48,7 +54,7 @@ class Usage(NamedTuple):
 def running(lab: Lab, *, plan: str, target: str) -> Iterator[int]:
     """An agent of the load's namespace; gives its process number."""
     place = ("--netns", str(lab.inside.path), "--plan", plan)
-    command = [str(BIN / "dma"), "run", "--dm", target, "--stack", "bench", "--vcd", "one", *place]
+    command = [str(BIN / "dma"), "run", "--dm", target, "--stack", STACK, "--vcd", VCD, *place]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             yield process.pid
@@ -58,21 +64,41 @@ def running(lab: Lab, *, plan: str, target: str) -> Iterator[int]:
 
 @contextmanager
 def manager() -> Iterator[str]:
-    """A manager, and the address where it can be reached."""
+    """A manager that knows the agent's stack, and the address where it can be reached."""
     with TemporaryDirectory() as scratch:
         target = f"unix:{scratch}/dm.sock"
         command = [str(BIN / "dm"), "serve", "--listen", target, "--state", f"{scratch}/dm.db"]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             try:
+                asyncio.run(_declare(target))
                 yield target
             finally:
                 process.terminate()
 
 
+async def _declare(target: str) -> None:
+    stack = stack_pb2.StackSpec(name=STACK, launch="1", vcds=[stack_pb2.VcdSpec(name=VCD)])
+    async with connect(target) as channel:
+        request = ApplyStackRequest(stack=stack)
+        await StackServiceStub(channel).ApplyStack(request, timeout=DEADLINE_S, wait_for_ready=True)
+
+
+async def _until_heard(target: str) -> None:
+    """Wait until the manager has welcomed the agent."""
+    async with asyncio.timeout(DEADLINE_S), connect(target) as channel:
+        stub = StackServiceStub(channel)
+        while True:
+            graph = await stub.GetGraph(GetGraphRequest(stack=STACK), timeout=DEADLINE_S)
+            if any(node.agent_connected for node in graph.nodes):
+                return
+            await asyncio.sleep(LOOK_S)
+
+
 def usage(lab: Lab, *, plan: str, seconds: int) -> Usage:
     """Watch one agent for so long at rest, and for so long at work."""
     with manager() as target, running(lab, plan=plan, target=target) as pid, lab.generator() as generator:
-        time.sleep(SETTLE_S)
+        asyncio.run(_until_heard(target))
+        time.sleep(SETTLE_S)  # names are looked up, caches filled
         idle, idle_calls = _window(pid, seconds), _system_calls(pid, seconds)
         generator.start("tcp", milliseconds=(seconds + 1) * 1000, batch=BATCH, period_us=PERIOD_US)
         busy = _window(pid, seconds)

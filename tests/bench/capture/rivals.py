@@ -4,6 +4,7 @@ import json
 import platform
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -23,7 +24,7 @@ SCRIPTS = {
     plan: Path(__file__).with_name(f"equivalent_{script}.bt")
     for plan, script in {"cgroup": "cgroup", "kprobe": "kprobe", "fentry": "kprobe"}.items()
 }
-START_S, STOP_S = 120.0, 30.0
+START_S, STOP_S = 180.0, 30.0
 HEADER = """#include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 const volatile __u64 knobs = 0;
@@ -111,13 +112,18 @@ def bpftrace(plan: str) -> Iterator[Attached]:
     """The plan's script beside this file, once it says that it is attached."""
     command = with_tracefs("-f", "json", "-B", "line", str(SCRIPTS[plan]))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        late = threading.Timer(START_S, process.kill)
+        late.start()
         try:
             assert process.stdout
-            if not any("ready" in line for line in process.stdout):
+            ready = any("ready" in line for line in process.stdout)
+            late.cancel()
+            if not ready:
                 _, complaint = process.communicate(timeout=STOP_S)
                 raise RuntimeError(f"bpftrace does not run: {complaint.strip()}")
             yield Attached(lambda: _stopped(process), process.pid)
         finally:
+            late.cancel()
             process.kill()
 
 
