@@ -1,4 +1,7 @@
-"""The agent's command line."""
+"""The agent's command line.
+
+What only one command needs is loaded by that: `run` is to see its first call within half a second.
+"""
 
 import dataclasses
 import os
@@ -9,10 +12,8 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
-from dma import doctor, logs, resolve, watch
+from dma import logs
 from dma.capture.plans import AUTO, LOADERS, PLANS, open_capture
 from dma.capture.target import entered
 from dma.conntrack import conntrack_around
@@ -81,6 +82,8 @@ def watch_command(
     naming: Naming,
 ) -> None:
     """Show live dependencies; no manager is needed."""
+    from dma import watch
+
     logs.configure()
     show = watch.show_json if as_json else watch.show_table if sys.stdout.isatty() else watch.show_lines
     with (
@@ -116,6 +119,10 @@ def resolve_command(
     naming: Naming,
 ) -> None:
     """Say what each way of finding names calls a destination, which name is taken, and why."""
+    from rich.console import Console
+
+    from dma import resolve
+
     try:
         place = resolve.read_destination(destination, Transport.UDP if udp else Transport.TCP)
     except resolve.ResolveError as e:
@@ -137,6 +144,11 @@ def resolve_command(
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object.")
 def doctor_command(*, as_json: bool) -> None:
     """Say what this kernel allows, by trying it; the exit code is 0 when some plan works."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from dma import doctor
+
     findings, tried = list(doctor.examine()), list(doctor.try_ways())
     ways = [finding for _, finding in tried]
     chosen = next((way for way, finding in tried if finding.works), None)
