@@ -13,7 +13,7 @@ from typing import Self
 
 from tests.lab.namespace import LabError
 
-BUILD_TIMEOUT_S = 1200
+BUILD_TIMEOUT_S, LOOK_S = 1200, 0.2
 # Of each kind, those that were used last: branches may take turns.
 KEPT = 3
 
@@ -41,12 +41,15 @@ class Store:
     def ensure(self, kind: str, digest: str, build: Callable[[Path], None]) -> Path:
         """The directory of this kind and digest, which ``build`` fills if there is none yet."""
         made = self._directory / f"{kind}@{digest[:20]}"
-        if not made.exists():
-            with self._writing(kind):
-                if not made.exists():
-                    with tempfile.TemporaryDirectory(dir=self._directory, prefix="new.") as scratch:
-                        build(Path(scratch) / "content")
-                        (Path(scratch) / "content").rename(made)
+        deadline = time.monotonic() + BUILD_TIMEOUT_S
+        while not made.exists():
+            with self._writing(kind) as mine:
+                if mine and not made.exists():
+                    self._make(made, build)
+            if time.monotonic() > deadline:
+                raise LabError(f"{kind}.lock is held: another run builds such an image; try again later")
+            if not made.exists():
+                time.sleep(LOOK_S)
         self._used.add(made)
         os.utime(made)
         with self._pruning:
@@ -69,18 +72,18 @@ class Store:
         # A conversion gives up the old lock first, also when it fails.
         fcntl.flock(self._readers, fcntl.LOCK_SH)
 
+    def _make(self, made: Path, build: Callable[[Path], None]) -> None:
+        with tempfile.TemporaryDirectory(dir=self._directory, prefix="new.") as scratch:
+            build(Path(scratch) / "content")
+            (Path(scratch) / "content").rename(made)
+
     @contextmanager
-    def _writing(self, kind: str) -> Iterator[None]:
+    def _writing(self, kind: str) -> Iterator[bool]:
+        """Whether nobody else builds this kind now, nor will in the block."""
         with (self._directory / f"{kind}.lock").open("w") as lock:
-            deadline = time.monotonic() + BUILD_TIMEOUT_S
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise LabError(
-                            f"{lock.name} is held: another run builds an image; try again later"
-                        ) from None
-                time.sleep(0.2)
-            yield
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
