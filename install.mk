@@ -19,7 +19,7 @@ install: build
 	$(SUDO) $(PYTHON) -m venv --clear --without-pip $(STAGED)
 	$(SUDO) $(BIN)/pip --quiet --python $(STAGED)/bin/python install --no-deps --require-hashes -r runtime.lock
 	$(SUDO) $(BIN)/pip --quiet --python $(STAGED)/bin/python install --no-deps --no-index --find-links dist stackmend
-	@$(SUDO) mkdir $(STAGED)/system $(STAGED)/share
+	@$(SUDO) mkdir -p $(STAGED)/system $(STAGED)/share
 	@$(SUDO) ln -sn -t $(STAGED)/system $(SYSTEM)/bcc $(SYSTEM)/libvirt*.py $(SYSTEM)/libvirtmod*.so
 	@echo $(PREFIX)/system | $(SUDO) tee $$(echo $(STAGED)/lib/python3*/site-packages)/system.pth >/dev/null
 	@$(SUDO) find $(STAGED)/bin $(STAGED)/pyvenv.cfg -type f -exec sed -i 's|$(STAGED)|$(PREFIX)|g' {} +
