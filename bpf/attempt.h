@@ -21,4 +21,6 @@ struct call {
 	void *to;
 };
 
+_Static_assert(sizeof(struct connection) == 64 && sizeof(struct call) == 16, "layout of what lasts");
+
 #endif

@@ -10,6 +10,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "bpf"
 OBJECTS = ROOT / "dma" / "capture"
+SHIPPED = OBJECTS / "source"
 TOOLS = "apt-get install clang llvm libbpf-dev linux-libc-dev"
 # As bpf_tracing.h calls them.
 ARCHITECTURES = {
@@ -23,7 +24,10 @@ FLAGS = ("-g", "-O2", "-target", "bpf", "-Wall", "-Wextra", "-Wno-unused-paramet
 
 
 def compile_objects() -> list[Path]:
-    """Compile every ``bpf/*.bpf.c``; returns the objects. Raises SystemExit with what to install."""
+    """Compile every ``bpf/*.bpf.c``, and copy what bcc compiles where it runs; returns all.
+
+    Raises SystemExit with what to install.
+    """
     clang = shutil.which("clang")
     if clang is None:
         sys.exit(f"clang is needed to compile the BPF programs: {TOOLS}")
@@ -31,7 +35,10 @@ def compile_objects() -> list[Path]:
     objects = [OBJECTS / f"{source.name.removesuffix('.c')}.o" for source in sources]
     for source, target in zip(sources, objects, strict=True):
         compile_object(clang, source, target)
-    return objects
+    SHIPPED.mkdir(exist_ok=True)
+    for source in (SOURCES / "flows.bcc.c", *SOURCES.glob("*.h")):
+        shutil.copy(source, SHIPPED)
+    return [*objects, *SHIPPED.iterdir()]
 
 
 def compile_object(clang: str, source: Path, target: Path) -> None:

@@ -34,9 +34,9 @@ static __always_inline int tcp_connected(struct sock *sk, const void *address, i
 	if (name.family != (version == V6 ? AF_INET6 : AF_INET))
 		return 0;
 	set_name(&key, &name, version);
-	if (version == V6 && is_v4(&key) && !READ_BITS(sk, __sk_common.skc_ipv6only))
+	if (version == V6 && is_v4(&key) && !IS_IPV6_ONLY(sk))
 		return 0;
-	set_command(&key, current_task());
+	set_command(&key, calling_task());
 	connect_failed(sk, &key, -error);
 	return 0;
 }
@@ -68,7 +68,7 @@ static __always_inline int connect_ended(int error, enum version version)
 static __always_inline int datagram_sent(struct sock *sk, struct msghdr *msg, enum version version)
 {
 	struct destination key = { .transport = IPPROTO_UDP };
-	void *address = READ(msg, msg_name);
+	void *address = FIELD(msg, msg_name);
 	struct name name = {};
 
 	if (address)
@@ -79,11 +79,11 @@ static __always_inline int datagram_sent(struct sock *sk, struct msghdr *msg, en
 		set_name(&key, &name, version);
 	else
 		set_peer(&key, sk);
-	if ((version == V6 && is_v4(&key)) || !is_wanted(sk, &key, current_task()) || is_reply(sk, &key))
+	if ((version == V6 && is_v4(&key)) || !is_wanted(sk, &key, calling_task()) || is_reply(sk, &key))
 		return 0;
-	if (READ((struct udp_sock *)sk, pending))
+	if (FIELD((struct udp_sock *)sk, pending))
 		return 0;
-	set_command(&key, current_task());
+	set_command(&key, calling_task());
 	count_attempt(&key);
 	return 0;
 }
@@ -95,14 +95,14 @@ static __always_inline int peer_named(struct sock *sk, const void *address, enum
 	__u64 place = (__u64)sk;
 	struct name name = {};
 
-	if (READ(sk, sk_protocol) != IPPROTO_UDP || bpf_probe_read_kernel(&name, sizeof(name), address))
+	if (FIELD(sk, sk_protocol) != IPPROTO_UDP || bpf_probe_read_kernel(&name, sizeof(name), address))
 		return 0;
 	if (name.family != (version == V6 ? AF_INET6 : AF_INET))
 		return 0;
 	set_name(&key, &name, version);
-	if ((version == V6 && is_v4(&key)) || !is_wanted(sk, &key, current_task()) || is_reply(sk, &key))
+	if ((version == V6 && is_v4(&key)) || !is_wanted(sk, &key, calling_task()) || is_reply(sk, &key))
 		return 0;
-	set_command(&key, current_task());
+	set_command(&key, calling_task());
 	bpf_map_update_elem(MAP(peers), &place, &key, BPF_ANY);
 	return 0;
 }
@@ -118,7 +118,7 @@ static __always_inline void peer_error(struct sock *sk)
 	struct destination *peer, now = { .transport = IPPROTO_UDP };
 	struct counters *counters;
 	__u64 place = (__u64)sk;
-	int error = READ(sk, sk_err);
+	int error = FIELD(sk, sk_err);
 
 	peer = bpf_map_lookup_elem(MAP(peers), &place);
 	if (!peer || !error)
@@ -136,10 +136,10 @@ static __always_inline int error_reported(struct sock *sk, int protocol)
 {
 	if (protocol == IPPROTO_TCP)
 		tcp_error(connection_of(sk), sk);
-	else if (protocol == IPPROTO_UDP && knobs.by_address)
+	else if (protocol == IPPROTO_UDP && knobs.peers_by_address)
 		peer_error(sk);
 	else if (protocol == IPPROTO_UDP)
-		udp_error(STORED(sk, 0), READ(sk, sk_err));
+		udp_error(STORED(sk, 0), FIELD(sk, sk_err));
 	return 0;
 }
 

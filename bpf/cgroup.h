@@ -9,16 +9,17 @@ static __always_inline int connect_called(struct bpf_sock_addr *ctx, struct dest
 {
 	struct sock *sk = probeable(ctx->sk);
 	struct connection *connection;
+	bool is_tcp = ctx->protocol == IPPROTO_TCP;
 
 	key->transport = ctx->protocol;
 	key->dport = bpf_ntohs(ctx->user_port);
-	if ((key->transport != IPPROTO_TCP && key->transport != IPPROTO_UDP) || !is_wanted(sk, key, current_task()))
+	if ((!is_tcp && ctx->protocol != IPPROTO_UDP) || !is_wanted(sk, key, calling_task()))
 		return ALLOW;
-	set_command(key, current_task());
-	connection = STORED(ctx->sk, BPF_SK_STORAGE_GET_F_CREATE);
+	set_command(key, calling_task());
+	connection = is_tcp ? connection_made(sk) : STORED(ctx->sk, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!connection)
 		lose(LOST_MAP_FULL);
-	else if (key->transport == IPPROTO_TCP)
+	else if (is_tcp)
 		tcp_begin(connection, key, CALLED);
 	else
 		udp_connected(connection, key, sk);
@@ -32,9 +33,9 @@ static __always_inline int datagram_addressed(struct bpf_sock_addr *ctx, struct 
 
 	key->transport = IPPROTO_UDP;
 	key->dport = bpf_ntohs(ctx->user_port);
-	if (!udp_addressed(connection, key) || !is_wanted(sk, key, current_task()) || is_reply(sk, key))
+	if (!udp_addressed(connection, key) || !is_wanted(sk, key, calling_task()) || is_reply(sk, key))
 		return ALLOW;
-	set_command(key, current_task());
+	set_command(key, calling_task());
 	count_attempt(key);
 	return ALLOW;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
-/* The life of one TCP attempt. What a socket carries from connect() on stands in its own storage, because later
- * changes of state happen in softirq, where the current task is anybody's. */
+/* The life of one TCP attempt. What is known at connect() is kept for later, because changes of state happen in softirq,
+ * where the current task is anybody's. */
 #ifndef STACKMEND_CONNECTION_H
 #define STACKMEND_CONNECTION_H
 
@@ -20,24 +20,6 @@ static __always_inline void tcp_unsent(struct connection *connection)
 {
 	if (connection->phase == CALLED)
 		tcp_failed(connection, UNREACHABLE, 0);
-}
-
-static __always_inline void tcp_begin(struct connection *connection, const struct destination *key, enum phase phase)
-{
-	struct counters *counters;
-
-	tcp_unsent(connection);
-	connection->phase = LOST;
-	counters = count_attempt(key);
-	if (!counters)
-		return;
-	connection->key = *key;
-	connection->phase = phase;
-	connection->error = 0;
-	connection->begun_ns = counters->last_attempt_ns;
-	if (!counters->pending)
-		counters->oldest_pending_ns = connection->begun_ns;
-	__sync_fetch_and_add(&counters->pending, 1);
 }
 
 static __always_inline void tcp_established(struct connection *connection)
@@ -81,16 +63,44 @@ static __always_inline void tcp_given_up(struct connection *connection)
 	__sync_fetch_and_add(&counters->cancelled, 1);
 }
 
+/* The socket is gone, or is used anew. */
+static __always_inline void tcp_settle(struct connection *connection)
+{
+	tcp_unsent(connection);
+	if (connection->phase == OPEN)
+		tcp_ended(connection);
+	else if (connection->phase == SENT)
+		tcp_given_up(connection);
+}
+
+static __always_inline void tcp_begin(struct connection *connection, const struct destination *key, enum phase phase)
+{
+	struct counters *counters;
+
+	tcp_settle(connection);
+	connection->phase = LOST;
+	counters = count_attempt(key);
+	if (!counters)
+		return;
+	connection->key = *key;
+	connection->phase = phase;
+	connection->error = 0;
+	connection->begun_ns = counters->last_attempt_ns;
+	if (!counters->pending)
+		counters->oldest_pending_ns = connection->begun_ns;
+	__sync_fetch_and_add(&counters->pending, 1);
+}
+
 /* ICMP that answers a SYN while connect() still holds the socket ends nothing: IPv4 queues it for the caller to read. */
 static __always_inline int queued_error(struct sock *sk)
 {
-	struct sk_buff *skb = READ(sk, sk_error_queue.prev);
+	struct sk_buff *skb = FIELD(sk, sk_error_queue.prev);
 	struct sock_exterr_skb *error;
 
 	if ((void *)skb == ADDRESS(sk, sk_error_queue))
 		return 0;
 	error = ADDRESS(skb, cb);
-	return READ(error, ee.ee_errno);
+	return FIELD(error, ee.ee_errno);
 }
 
 static __always_inline void tcp_error(struct connection *connection, struct sock *sk)
@@ -101,13 +111,13 @@ static __always_inline void tcp_error(struct connection *connection, struct sock
 
 static __always_inline void tcp_closed(struct connection *connection, struct sock *sk)
 {
-	int error = READ(sk, sk_err);
+	int error = FIELD(sk, sk_err);
 
 	if (!error)
-		error = connection->error ? connection->error : READ(sk, sk_err_soft);
+		error = connection->error ? connection->error : FIELD(sk, sk_err_soft);
 	if (error)
 		tcp_failed(connection, failure_of(error), error);
-	else if (!READ((struct inet_sock *)sk, inet_sport)) /* inet_hash_connect() found no free port */
+	else if (!FIELD((struct inet_sock *)sk, inet_sport)) /* inet_hash_connect() found no free port */
 		tcp_failed(connection, OTHER, EADDRNOTAVAIL);
 	else
 		tcp_given_up(connection);
@@ -119,9 +129,9 @@ static __always_inline int begin_from_socket(struct sock *sk)
 	struct connection *connection;
 
 	set_peer(&key, sk);
-	if (!is_wanted(sk, &key, current_task()))
+	if (!is_wanted(sk, &key, calling_task()))
 		return 0;
-	set_command(&key, current_task());
+	set_command(&key, calling_task());
 	connection = connection_made(sk);
 	if (connection)
 		tcp_begin(connection, &key, SENT);
@@ -175,11 +185,8 @@ static __always_inline void tcp_destroyed(struct sock *sk)
 
 	if (!connection)
 		return;
-	tcp_unsent(connection);
-	if (connection->phase == OPEN)
-		tcp_ended(connection);
-	else if (connection->phase == SENT)
-		tcp_given_up(connection);
+	tcp_settle(connection);
+	connection->phase = IDLE;
 	forget_settled(sk, connection);
 }
 
@@ -188,7 +195,7 @@ static __always_inline void connect_failed(struct sock *sk, const struct destina
 {
 	struct counters *counters;
 
-	if (connection_of(sk) || !is_wanted(sk, key, current_task()))
+	if (connection_of(sk) || !is_wanted(sk, key, calling_task()))
 		return;
 	counters = count_attempt(key);
 	if (counters)

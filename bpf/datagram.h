@@ -7,8 +7,8 @@
 /* A server answers from the port that it bound to one that the client's kernel chose: no dependency of the server. */
 static __always_inline bool is_reply(struct sock *sk, const struct destination *key)
 {
-	return key->dport >= knobs.ephemeral_low && (READ_BITS(sk, sk_userlocks) & SOCK_BINDPORT_LOCK) &&
-	       key->dport != READ(sk, __sk_common.skc_num);
+	return key->dport >= knobs.ephemeral_low && IS_BOUND(sk) &&
+	       key->dport != FIELD(sk, __sk_common.skc_num);
 }
 
 static __always_inline void udp_connected(struct connection *connection, const struct destination *key, struct sock *sk)
@@ -42,8 +42,8 @@ static __always_inline bool has_begun_datagram(struct connection *connection, st
 {
 	bool was_held = connection->held;
 
-	connection->held = READ(sk, pending) != 0;
-	return connection->held ? READ(sk, len) == sent + sizeof(struct udphdr) : !was_held;
+	connection->held = FIELD(sk, pending) != 0;
+	return connection->held ? FIELD(sk, len) == sent + sizeof(struct udphdr) : !was_held;
 }
 
 static __always_inline void udp_sent(struct connection *connection, struct sock *sk, int sent)

@@ -18,11 +18,11 @@ static __always_inline void set_v4(struct destination *key, __be32 daddr)
 /* The socket's peer; port 0 when it has none. */
 static __always_inline void set_peer(struct destination *key, struct sock *sk)
 {
-	key->dport = bpf_ntohs(READ(sk, __sk_common.skc_dport));
-	if (READ(sk, __sk_common.skc_family) == AF_INET)
-		set_v4(key, READ(sk, __sk_common.skc_daddr));
+	key->dport = bpf_ntohs(FIELD(sk, __sk_common.skc_dport));
+	if (FIELD(sk, __sk_common.skc_family) == AF_INET)
+		set_v4(key, FIELD(sk, __sk_common.skc_daddr));
 	else if (HAS(sk, __sk_common.skc_v6_daddr))
-		READ_INTO(&key->daddr, sk, __sk_common.skc_v6_daddr);
+		FIELD_INTO(&key->daddr, sk, __sk_common.skc_v6_daddr);
 }
 
 static __always_inline bool is_v4(const struct destination *key)
@@ -50,7 +50,7 @@ static __always_inline bool is_noise(const struct destination *key)
 	return high >> 22 == 0xfe80 >> 6 || high >> 24 == 0xff;
 }
 
-static __always_inline struct task_struct *current_task(void)
+static __always_inline struct task_struct *calling_task(void)
 {
 	return (struct task_struct *)bpf_get_current_task();
 }
@@ -67,21 +67,21 @@ static __always_inline struct sock *probeable(struct bpf_sock *checked)
 /* The process's own name: threads have names of their own, which say nothing and multiply the keys. */
 static __always_inline void set_command(struct destination *key, struct task_struct *task)
 {
-	struct task_struct *process = READ(task, group_leader);
+	struct task_struct *process = FIELD(task, group_leader);
 
 	bpf_probe_read_kernel_str(&key->command, sizeof(key->command), ADDRESS(process, comm));
 }
 
 static __always_inline __u32 netns_of(struct sock *sk)
 {
-	struct net *net = READ(sk, __sk_common.skc_net.net);
+	struct net *net = FIELD(sk, __sk_common.skc_net.net);
 
-	return READ(net, ns.inum);
+	return FIELD(net, ns.inum);
 }
 
 static __always_inline bool is_wanted(struct sock *sk, const struct destination *key, struct task_struct *task)
 {
-	if (!key->dport || is_noise(key) || (__u32)READ(task, tgid) == SELF)
+	if (!key->dport || is_noise(key) || (__u32)FIELD(task, tgid) == SELF)
 		return false;
 	if (knobs.netns && netns_of(sk) != knobs.netns)
 		return false;

@@ -29,15 +29,7 @@ struct {
 	__type(value, struct counters);
 } destinations SEC(".maps");
 
-/* Inserted by connect(). The kernel frees an entry together with its socket, so it cannot leak. */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct connection);
-} connections SEC(".maps");
-
-/* The same for kprobes, by the socket's address. Inserted by tcp_connect(), deleted when the attempt has failed, its
+/* What TCP sockets are at, by the socket's address. Inserted by connect(), deleted when the attempt has failed, its
  * connection has ended, or the socket is destroyed; bounded, and what does not fit is counted in losses. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -46,7 +38,16 @@ struct {
 	__type(value, struct connection);
 } attempts SEC(".maps");
 
-/* The peers of connected datagram sockets, for kprobes, by the socket's address. Inserted by connect(); the kernel drops
+/* The peers of connected UDP sockets. Inserted by connect(). The kernel frees an entry together with its socket, so it
+ * cannot leak. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct connection);
+} connections SEC(".maps");
+
+/* The same for kprobes, by the socket's address. Inserted by connect(); the kernel drops
  * the oldest for new ones. What is lost by that is an ICMP error, and what is stale is told by the socket itself. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -47,7 +47,7 @@ struct knobs {
 	__u8 keep_loopback;
 	__u8 every_socket; /* 0: only sockets that passed the cgroup hooks */
 	__u8 count_udp_connects; /* where datagrams of connected sockets are not seen */
-	__u8 by_address; /* kprobes find a socket's attempt by its address; other programs in the socket's own storage */
+	__u8 peers_by_address; /* of UDP sockets: kprobes cannot reach a socket's own storage */
 	__u8 pad[4];
 };
 

@@ -79,10 +79,11 @@ struct task_struct {
 
 #pragma clang attribute pop
 
-#define READ(object, member) BPF_CORE_READ(object, member)
-#define READ_BITS(object, member) BPF_CORE_READ_BITFIELD_PROBED(object, member)
-#define READ_INTO(target, object, member) bpf_core_read(target, sizeof(*(target)), &(object)->member)
+#define FIELD(object, member) BPF_CORE_READ(object, member)
+#define FIELD_INTO(target, object, member) bpf_core_read(target, sizeof(*(target)), &(object)->member)
 #define HAS(object, member) bpf_core_field_exists((object)->member) /* one built without IPv6 has no address for it */
+#define IS_BOUND(sk) (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
+#define IS_IPV6_ONLY(sk) BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_ipv6only)
 #define ADDRESS(object, member) ((void *)__builtin_preserve_access_index(&(object)->member))
 #define SELF self_tgid
 #define MAP(name) (&(name))

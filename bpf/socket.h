@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
-/* Where the attempt of a socket is kept: in the socket's own storage, which kprobes cannot reach, or by its address. */
+/* Where the attempt of a TCP socket is kept: by the socket's address, which kprobes know as well as other programs. The
+ * socket's own storage would cost several times as much, since the kernel allocates it anew for each. */
 #ifndef STACKMEND_SOCKET_H
 #define STACKMEND_SOCKET_H
 
@@ -7,26 +8,26 @@ static __always_inline struct connection *connection_of(struct sock *sk)
 {
 	__u64 address = (__u64)sk;
 
-	return knobs.by_address ? bpf_map_lookup_elem(MAP(attempts), &address) : STORED(sk, 0);
-}
-
-static __always_inline struct connection *connection_made(struct sock *sk)
-{
-	__u64 address = (__u64)sk;
-	struct connection nothing = {};
-
-	if (!knobs.by_address)
-		return STORED(sk, BPF_SK_STORAGE_GET_F_CREATE);
-	bpf_map_update_elem(MAP(attempts), &address, &nothing, BPF_ANY);
 	return bpf_map_lookup_elem(MAP(attempts), &address);
 }
 
-/* The kernel frees a socket's own storage; of addresses only those with a present are kept. */
+/* Another's, if its end was missed; it is for the caller to settle. */
+static __always_inline struct connection *connection_made(struct sock *sk)
+{
+	struct connection *connection = connection_of(sk), nothing = {};
+	__u64 address = (__u64)sk;
+
+	if (connection)
+		return connection;
+	bpf_map_update_elem(MAP(attempts), &address, &nothing, BPF_NOEXIST);
+	return bpf_map_lookup_elem(MAP(attempts), &address);
+}
+
 static __always_inline void forget_settled(struct sock *sk, const struct connection *connection)
 {
 	__u64 address = (__u64)sk;
 
-	if (knobs.by_address && (connection->phase == IDLE || connection->phase == LOST))
+	if (connection->phase == IDLE || connection->phase == LOST)
 		bpf_map_delete_elem(MAP(attempts), &address);
 }
 

@@ -33,12 +33,12 @@ class Hook(NamedTuple):
 class Plan(NamedTuple):
     """Hooks in the order in which they are attached: outcomes first, so that no attempt begins whose end nobody sees.
 
-    ``by_address`` is whether its programs find a socket's attempt by the socket's address.
+    ``peers_by_address`` is whether its programs know the peers of UDP sockets by the socket's address.
     """
 
     name: str
     hooks: tuple[Hook, ...]
-    by_address: bool
+    peers_by_address: bool
 
     def of_kind(self, kind: Kind) -> frozenset[str]:
         """The names of its programs of a kind."""
@@ -72,7 +72,7 @@ FENTRY = Plan(
         Hook("udp_sendmsg", Kind.ENTRY, Weight.NEEDED),
         Hook("udpv6_sendmsg", Kind.ENTRY, Weight.USUAL),
     ),
-    by_address=True,
+    peers_by_address=True,
 )
 KPROBE = Plan(
     "kprobe",
@@ -89,7 +89,7 @@ KPROBE = Plan(
         Hook("udp_sendmsg_kprobe", Kind.KPROBE, Weight.NEEDED),
         Hook("udpv6_sendmsg_kprobe", Kind.KPROBE, Weight.USUAL),
     ),
-    by_address=True,
+    peers_by_address=True,
 )
 CGROUP = Plan(
     "cgroup",
@@ -100,7 +100,7 @@ CGROUP = Plan(
         _ERRORS,
         *(Hook(name, Kind.CGROUP, Weight.USUAL) for name in ("connect4", "connect6", "sendmsg4", "sendmsg6")),
     ),
-    by_address=False,
+    peers_by_address=False,
 )
 IPV6_FUNCTIONS = ("tcp_v6_connect", "ip6_datagram_connect", "udpv6_sendmsg")
 """What a kernel without IPv6 has not, and needs no program on."""

@@ -9,6 +9,8 @@ from dma.flow import Destination, Failure, Loss, Transport
 
 DESTINATION = struct.Struct("=16s16sHBx")
 COUNTERS = struct.Struct("=13Q3I4x")
+CONNECTION = struct.Struct("=36s4I4xQ")  # its size alone matters, and that of the next
+CALL = struct.Struct("=QQ")
 KNOBS = struct.Struct("=QII????4x")
 FAILURES = tuple(Failure)  # in the order of enum failure
 LOSSES = (Loss.MAP_FULL, Loss.RING_FULL)  # in the order of enum loss
@@ -46,7 +48,7 @@ class Knobs(NamedTuple):
     keep_loopback: bool
     every_socket: bool
     count_udp_connects: bool
-    by_address: bool
+    peers_by_address: bool
 
     def pack(self) -> bytes:
         """The bytes that the programs read as constants."""

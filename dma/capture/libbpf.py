@@ -1,6 +1,7 @@
 """The part of libbpf that the agent uses, through ctypes: objects, links, map batches, one ring buffer."""
 
 import ctypes
+import enum
 import errno
 import os
 import re
@@ -56,6 +57,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__max_entries": (c_uint32, [c_void_p]),
     "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
     "bpf_map__set_initial_value": (c_int, [c_void_p, c_char_p, c_size_t]),
+    "bpf_map_create": (c_int, [c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p]),
     "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
     "bpf_map_lookup_batch": (
         c_int,
@@ -70,6 +72,16 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "ring_buffer__free": (None, [c_void_p]),
 }
 _messages: list[str] = []
+
+
+class MapType(enum.Enum):
+    """enum bpf_map_type of linux/bpf.h, as far as needed."""
+
+    HASH = 1
+    ARRAY = 2
+    PERCPU_ARRAY = 6
+    LRU_HASH = 9
+    RINGBUF = 27
 
 
 class LoadError(CaptureError):
@@ -191,6 +203,35 @@ class Map(NamedTuple):
         library().bpf_map_delete_elem(self.fd, key)
 
 
+@contextmanager
+def created_map(name: str, kind: MapType, key_size: int, value_size: int, max_entries: int) -> Iterator[Map]:
+    """A map that belongs to no object."""
+    fd = library().bpf_map_create(kind.value, name.encode(), key_size, value_size, max_entries, None)
+    if fd < 0:
+        raise CaptureError(f"the kernel does not make the map {name}: {explain(-fd)}")
+    try:
+        yield Map(fd, key_size, value_size, max_entries)
+    finally:
+        os.close(fd)
+
+
+def run_program(fd: int, name: str) -> None:
+    """Run a program once, in this process."""
+    size = 80  # of struct bpf_test_run_opts, which begins with it; the rest are options not needed
+    options = create_string_buffer(size.to_bytes(8, "little"), size)
+    if error := library().bpf_prog_test_run_opts(fd, options):
+        raise CaptureError(f"{name} cannot be run: {explain(-error)}")
+
+
+def misses(fd: int, name: str) -> int:
+    """How often the kernel skipped a program because it was already running on that CPU (Linux 5.12)."""
+    end = 216  # of recursion_misses in struct bpf_prog_info
+    info, size = create_string_buffer(end), c_uint32(end)
+    if error := library().bpf_obj_get_info_by_fd(fd, info, byref(size)):
+        raise CaptureError(f"{name} cannot be inspected: {explain(-error)}")
+    return int.from_bytes(info.raw[end - 8 : size.value], "little")
+
+
 class Object:
     """A BPF object: configured, then loaded, then attached by links, which the kernel drops with the process."""
 
@@ -252,22 +293,15 @@ class Object:
 
     def run(self, name: str) -> None:
         """Run a program once, in this process."""
-        size = 80  # of struct bpf_test_run_opts, which begins with it; the rest are options not needed
-        options = create_string_buffer(size.to_bytes(8, "little"), size)
-        if error := self._lib.bpf_prog_test_run_opts(self.program_fd(name), options):
-            raise CaptureError(f"{name} cannot be run: {explain(-error)}")
+        run_program(self.program_fd(name), name)
 
     def program_fd(self, name: str) -> int:
         """The descriptor of a loaded program."""
         return int(self._lib.bpf_program__fd(self.programs()[name]))
 
     def misses(self, name: str) -> int:
-        """How often the kernel skipped a program because it was already running on that CPU (Linux 5.12)."""
-        end = 216  # of recursion_misses in struct bpf_prog_info
-        info, size = create_string_buffer(end), c_uint32(end)
-        if error := self._lib.bpf_obj_get_info_by_fd(self.program_fd(name), info, byref(size)):
-            raise CaptureError(f"{name} cannot be inspected: {explain(-error)}")
-        return int.from_bytes(info.raw[end - 8 : size.value], "little")
+        """How often the kernel skipped a program."""
+        return misses(self.program_fd(name), name)
 
     def map(self, name: str) -> Map:
         """A map, once loaded."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from dma.capture.bcc import BccLoader
 from dma.capture.core import CoreLoader
 from dma.capture.diag import open_netlink_capture
 from dma.capture.hooks import CGROUP, FENTRY, KPROBE
@@ -31,6 +32,7 @@ WAYS = (
     Way("fentry", "core", partial(open_probed_capture, FENTRY, CoreLoader())),
     Way("kprobe", "core", partial(open_probed_capture, KPROBE, CoreLoader())),
     Way("cgroup", "core", partial(open_probed_capture, CGROUP, CoreLoader())),
+    Way("kprobe", "bcc", partial(open_probed_capture, KPROBE, BccLoader())),
     Way("netlink", "none", open_netlink_capture),
 )
 PLANS = tuple(dict.fromkeys(way.plan for way in WAYS))

@@ -117,9 +117,9 @@ def knobs_of(plan: Plan, settings: Settings, *, netns: int = 0, every_socket: bo
         netns=netns,
         ephemeral_low=int(PORT_RANGE.read_text().split()[0]),
         keep_loopback=settings.keep_loopback,
-        every_socket=every_socket and not plan.by_address,
+        every_socket=every_socket and not plan.peers_by_address,
         count_udp_connects=CONNECTED_DATAGRAMS not in {hook.program for hook in plan.hooks},
-        by_address=plan.by_address,
+        peers_by_address=plan.peers_by_address,
     )
 
 
@@ -127,8 +127,8 @@ def sizes_of(plan: Plan, settings: Settings) -> dict[str, int]:
     """How many entries each map has; those that a plan does not use exist all the same."""
     return {
         "destinations": settings.max_entries,
-        "attempts": settings.max_connections if plan.by_address else 1,
-        "peers": settings.max_peers if plan.by_address else 1,
+        "attempts": settings.max_connections,
+        "peers": settings.max_peers if plan.peers_by_address else 1,
     }
 
 

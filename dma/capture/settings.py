@@ -9,8 +9,8 @@ class Settings:
 
     max_entries: int = 16384
     """Destinations the kernel's table holds."""
-    max_connections: int = 65536
-    """Attempts and open connections that kprobes follow at a time."""
+    max_connections: int = 32768
+    """Attempts and open connections that are followed at a time."""
     max_peers: int = 4096
     """Connected UDP sockets whose errors kprobes can tell whose they are."""
     patience_ms: int = 1000

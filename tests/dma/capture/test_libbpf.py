@@ -32,7 +32,9 @@ LOOK_UPS = {
     "prog_id": "bpf_prog_get_fd_by_id",
     "map_id": "bpf_map_get_fd_by_id",
 }
-KNOBS = Knobs(0, 0, 0, keep_loopback=False, every_socket=False, count_udp_connects=False, by_address=False)
+KNOBS = Knobs(
+    0, 0, 0, keep_loopback=False, every_socket=False, count_udp_connects=False, peers_by_address=False
+)
 
 
 def kernel_objects(pid: int) -> Iterator[tuple[str, int]]:
