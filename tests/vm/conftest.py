@@ -12,6 +12,7 @@ import pytest
 from tests.dma.capture.lab import within
 from tests.lab.libvirt import LibvirtLab
 from tests.lab.vm_guest import Guest
+from tests.lab.vm_image import BCC
 from tests.vm.workload import OPEN_PORTS
 
 INTERPRETER = "/opt/stackmend/bin/python"
@@ -34,6 +35,14 @@ def agent_guest(vm_lab: LibvirtLab) -> Guest:
     """A guest with the project's code and the known workload in it."""
     guest = vm_lab.guest("agent", "198.18.0.10", product=True)
     guest.agent.write(IN_GUEST, Path(__file__).with_name("workload.py").read_bytes())
+    return guest
+
+
+@pytest.fixture(scope="session")
+def compiling_guest(vm_lab: LibvirtLab) -> Guest:
+    """A guest with bcc and the headers of its kernel, and the project's code."""
+    guest = vm_lab.guest("compiling", "198.18.0.11", memory_mib=512, flavour=BCC)
+    vm_lab.install(guest)
     return guest
 
 

@@ -6,10 +6,13 @@ import pytest
 
 from tests.lab.vm_guest import Guest
 from tests.vm.conftest import IN_GUEST, INTERPRETER
+from tests.vm.suite import install_suite, run_suite
 from tests.vm.workload import CONNECTS, DATAGRAMS, OPEN_PORTS
 
 pytestmark = pytest.mark.vm
 
+TABLE, TABLE_S = "tests/dma/capture/test_table.py", 400
+TESTS = 30
 REFUSED = {7104: {"refused": 4}, 7105: {"refused": 3}}
 # Linux 6.1 lacks the tracepoint; what its absence costs the cgroup plan are single datagrams of connected sockets.
 ABSENT = {"tracepoint sock_send_length"}
@@ -54,10 +57,38 @@ def test_a_stock_kernel_has_what_the_agent_needs(agent_guest: Guest) -> None:
     assert (examined["plan"], examined["loader"]) == ("fentry", "core")
 
 
-@pytest.mark.parametrize("plan", ["fentry", "kprobe", "cgroup"])
-def test_known_workload_in_a_guest(agent_guest: Guest, server: str, plan: str) -> None:
+@pytest.mark.parametrize("way", ["fentry/core", "kprobe/core"])
+def test_the_table_in_a_stock_kernel(agent_guest: Guest, way: str) -> None:
+    """All that the table of known workloads tells is counted so by the plans that hang on the kernel's functions."""
+    install_suite(agent_guest)
+    counted = run_suite(agent_guest, TABLE, ways=way, timeout_s=TABLE_S)
+    assert counted.failed == {}
+    assert len(counted.passed) >= TESTS
+
+
+def test_the_table_by_a_compiler(compiling_guest: Guest) -> None:
+    """The same programs count the same when bcc compiled them against the kernel's headers."""
+    install_suite(compiling_guest)
+    counted = run_suite(compiling_guest, TABLE, ways="kprobe/bcc", timeout_s=TABLE_S)
+    assert counted.failed == {}
+    assert len(counted.passed) >= TESTS
+
+
+def test_a_compiler_without_headers(compiling_guest: Guest) -> None:
+    """Where the kernel's headers are missing, the package to install is named."""
+    script = """
+        cd /lib/modules/$(uname -r) && mv build elsewhere
+        dma watch --loader bcc --count 1
+        mv elsewhere build
+    """
+    refused = compiling_guest.run("sh", "-c", script, check=False).stderr
+    release = compiling_guest.run("uname", "-r").stdout.strip()
+    assert f"the running kernel's headers are missing: apt-get install linux-headers-{release}" in refused
+
+
+def test_known_workload_in_a_guest(agent_guest: Guest, server: str) -> None:
     """Of 23 connects to 5 destinations, 7 refused, and of 11 UDP sends, each is counted once."""
-    counted = json.loads(agent_guest.run(INTERPRETER, IN_GUEST, plan, server, timeout_s=120).stdout)
+    counted = json.loads(agent_guest.run(INTERPRETER, IN_GUEST, "cgroup", server, timeout_s=120).stdout)
     assert {flow["address"] for flow in counted["flows"]} == {server}
     tcp = {flow["port"]: flow for flow in counted["flows"] if flow["transport"] == "TCP"}
     udp = {flow["port"]: flow for flow in counted["flows"] if flow["transport"] == "UDP"}

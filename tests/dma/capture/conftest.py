@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dma.capture.plans import open_capture
+from dma.capture.plans import WAYS, Way, open_capture
 from dma.capture.settings import Settings
 from dma.capture.target import Target
 from dma.flow import Capture
@@ -27,11 +27,36 @@ def caller(network: Cable) -> Iterator[Caller]:
         yield process
 
 
+@pytest.fixture(params=os.environ.get("STACKMEND_WAYS", "cgroup/core").split())
+def way(request: pytest.FixtureRequest) -> Way:
+    """A plan and its loader."""
+    plan, loader = request.param.split("/")
+    return next(way for way in WAYS if (way.plan, way.loader) == (plan, loader))
+
+
 @pytest.fixture
-def capture(network: Cable) -> Iterator[Capture]:
-    """The cgroup plan on the client's namespace."""
-    with open_capture(Target(netns=network.client_netns), plan="cgroup", settings=Settings()) as opened:
+def capture(network: Cable, way: Way, request: pytest.FixtureRequest) -> Iterator[Capture]:
+    """The plan on the client's namespace."""
+    if way.loader == "bcc":
+        yield request.getfixturevalue("compiled")
+    else:
+        with way.open(Target(netns=network.client_netns), Settings()) as opened:
+            yield opened
+
+
+@pytest.fixture(scope="session")
+def compiled_once() -> Iterator[Capture]:
+    """What takes a compiler's time is opened once, and watches all of the machine."""
+    with open_capture(Target(), loader="bcc") as opened:
         yield opened
+
+
+@pytest.fixture
+def compiled(compiled_once: Capture) -> Capture:
+    """As if it had just been opened."""
+    compiled_once.clear()
+    compiled_once.drain()
+    return compiled_once
 
 
 @pytest.fixture

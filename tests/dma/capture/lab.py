@@ -26,29 +26,7 @@ SERVER_V6, CLIENT_V6 = "fd00:5::2", "fd00:5::1"
 MAPPED = f"::ffff:{SERVER_V4}"
 NO_ROUTE = "198.19.0.1"
 
-# Evaluates one line of Python after another, and answers each with one line. `x` keeps what should stay open.
-CALLER = """
-import select, socket, sys, threading
-from socket import AF_INET as v4, AF_INET6 as v6, SOCK_DGRAM as udp, SOCK_STREAM as tcp, socket as new
-x = {}
-def call(family, host, port):
-    with new(family, tcp) as s:
-        s.settimeout(3)
-        return s.connect_ex((host, port))
-def start(key, family, host, port):
-    x[key] = s = new(family, tcp)
-    s.setblocking(False)
-    return s.connect_ex((host, port))
-def end(key):
-    return x.pop(key).close()
-def resolve(name):
-    try:
-        return sorted({found[4][0] for found in socket.getaddrinfo(name, None, type=tcp)})
-    except socket.gaierror:
-        return []
-for line in sys.stdin:
-    print(repr(eval(line)), flush=True)
-"""
+PROGRAM = Path(__file__).with_name("program.py")
 
 T = TypeVar("T")
 
@@ -105,10 +83,18 @@ def compiled_without(directory: Path, *tracepoints: str) -> Path:
 
 def compiled_for(directory: Path, tracepoints: Mapping[str, str]) -> Path:
     """The BPF object with some of its tracepoints replaced by others."""
-    source = (SOURCES / "flows.bpf.c").read_text()
-    for name, other in tracepoints.items():
-        source = source.replace(f'SEC("tp_btf/{name}")', f'SEC("tp_btf/{other}")')
-    (directory / "flows.bpf.c").write_text(source)
+    return compiled_with(
+        directory, {f'SEC("tp_btf/{name}")': f'SEC("tp_btf/{other}")' for name, other in tracepoints.items()}
+    )
+
+
+def compiled_with(directory: Path, replacements: Mapping[str, str]) -> Path:
+    """The BPF object of sources in which some words are others."""
+    for path in (SOURCES / "flows.bpf.c", *SOURCES.glob("*.h")):
+        source = path.read_text()
+        for text, other in replacements.items():
+            source = source.replace(text, other)
+        (directory / path.name).write_text(source)
     target = directory / "flows.bpf.o"
     compile_object("clang", directory / "flows.bpf.c", target)
     return target
@@ -167,7 +153,7 @@ class Caller:
         if resolv_conf:
             mount = f"mount --bind {resolv_conf} /etc/resolv.conf"
             command += ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh"]
-        command += [sys.executable, "-c", CALLER]
+        command += [sys.executable, str(PROGRAM)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
