@@ -14,6 +14,7 @@ from idm import manifest, vagrant
 from idm.adopt import draft, label, untouched
 from idm.choice import Choice
 from idm.delivery import bundle
+from idm.delivery.contents import OWN, Python, Role
 from idm.down import end_deployer
 from idm.errors import DeployError
 from idm.home import Home, locate
@@ -35,15 +36,29 @@ TURN_S = 600.0
     type=click.Path(file_okay=False, path_type=Path),
     help="Where to put it; by default where `idm up` looks for it.",
 )
+@click.option(
+    "--python", "version", default=OWN.version, show_default=True, help="The guests' version of Python."
+)
+@click.option(
+    "--libraries",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where the libraries of another version are.",
+)
+@click.option("--manager", is_flag=True, help="Make the manager's bundle instead.")
 @click.pass_obj
-def bundle_command(choice: Choice, directory: Path | None) -> None:
+def bundle_command(
+    choice: Choice, directory: Path | None, version: str, libraries: Path | None, *, manager: bool
+) -> None:
     """Make the agent's bundle for VMs that lack it, ahead of `idm up`, and tell its file.
 
-    It fits guests whose Python is of the version that runs this. For others make one where theirs runs, and copy it
-    beside this one.
+    It is for guests whose Python is of the version that runs this. For others have pip fetch the libraries first: pip
+    install --target DIR --only-binary :all: --python-version 3.12 -r runtime.lock
     """
+    if version != OWN.version and libraries is None:
+        raise click.UsageError(f"the libraries here are for Python {OWN.version}: name others by --libraries")
+    role = Role.MANAGER if manager else Role.AGENT
     place = directory or bundles(choice.settings())
-    click.echo(bundle.ensure(place, bundle.Role.AGENT).path)
+    click.echo(bundle.ensure(place, role, Python(version, libraries)).path)
 
 
 @click.command("adopt")

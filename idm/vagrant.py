@@ -47,7 +47,7 @@ def machines(project: Path) -> dict[str, str]:
 def follow(view: View) -> Step:
     """What brings the stack in line with the machines. Raises :class:`DeployError` when a person has to decide."""
     if gone := view.declared - view.existing:
-        return Step(down=view.deployed, say=f"{_list(gone)} no longer there: nothing is guarded")
+        return Step(down=view.deployed, say=f"{_list(gone)} not there: nothing is guarded")
     if not view.existing:
         return Step(say="there are no machines yet: vagrant up makes them")
     new = view.existing - view.declared

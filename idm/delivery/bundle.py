@@ -8,48 +8,17 @@ import gzip
 import hashlib
 import io
 import os
-import sys
-import sysconfig
 import tarfile
-from collections.abc import Iterator, Mapping
-from enum import Enum
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
-from importlib.util import find_spec
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from packaging.requirements import Requirement
-
+from idm.delivery.contents import OWN, PARENT, Python, Role, contents
 from idm.errors import DeployError
 
-PARENT = "/usr/local/lib/stackmend"
-# Nothing that a program reads while it runs.
-UNUSED_PARTS, UNUSED_SUFFIXES = {"__pycache__", "tests", ".."}, {".pyi", ".pyx", ".pxd", ".h"}
 # Archives have to know no time before 1980, and an equal content is to be an equal archive.
 MADE = 315532800
 FASTER = 6
-
-
-class Role(Enum):
-    """What is bundled, by the name of its program."""
-
-    AGENT = "dma"
-    MANAGER = "dm"
-
-    @property
-    def home(self) -> str:
-        """The environment's place in a guest."""
-        return f"{PARENT}/{self.value}"
-
-    @property
-    def extras(self) -> tuple[str, ...]:
-        """The sets of what the product depends on."""
-        return ("", "dm") if self is Role.MANAGER else ("",)
-
-    @property
-    def libraries(self) -> tuple[str, ...]:
-        """The shared libraries that not every system has."""
-        return ("libelf.so.1", "libbpf.so.1") if self is Role.AGENT else ()
 
 
 class Bundle(NamedTuple):
@@ -69,18 +38,13 @@ def named(directory: Path, role: Role, abi: str, digest: str) -> Bundle:
     return Bundle(directory / f"{role.value}.{abi}.{digest}.tar.gz", role, abi, digest)
 
 
-def own_abi() -> str:
-    """That of the Python that runs this."""
-    return str(sysconfig.get_config_var("SOABI"))
-
-
-def ensure(directory: Path, role: Role) -> Bundle:
+def ensure(directory: Path, role: Role, python: Python = OWN) -> Bundle:
     """The bundle of this installation; made, in some seconds, unless it is there as the installation has it now.
 
     Raises :class:`idm.errors.DeployError` when something is missing, or cannot be written.
     """
-    files = _contents(role)
-    bundle = named(directory, role, own_abi(), _digest(files))
+    files = contents(role, python)
+    bundle = named(directory, role, python.abi, _digest(files))
     if not bundle.path.exists():
         try:
             _write(bundle, files)
@@ -145,64 +109,6 @@ def _texts(bundle: Bundle) -> dict[str, bytes]:
     program, home = bundle.role.value, bundle.role.home
     texts[f"bin/{program}"] = f"#!{home}/bin/python -I\nfrom {program}.cli import main\n\nmain()\n"
     return {name: text.encode() for name, text in texts.items()}
-
-
-def _contents(role: Role) -> dict[str, Path]:
-    """All files by their names in the archive, sorted."""
-    place = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-    files = {f"lib/{name}": _library(name) for name in role.libraries}
-    for name, path in (*_own(role), *_foreign(role)):
-        if not UNUSED_PARTS & set(Path(name).parts) and path.suffix not in UNUSED_SUFFIXES and path.is_file():
-            files[f"{place}/{name}"] = path
-    if role is Role.AGENT and not any(path.suffixes == [".bpf", ".o"] for path in files.values()):
-        raise DeployError("the agent's BPF object is missing in this installation: build it with make")
-    return dict(sorted(files.items()))
-
-
-def _own(role: Role) -> Iterator[tuple[str, Path]]:
-    """The product's packages, wherever they are imported from, and what tells their version."""
-    # The agent shares the contract with the manager.
-    for package in {role.value, "dm"}:
-        spec = find_spec(package)
-        if spec is None or spec.origin is None:
-            raise DeployError(f"the package {package} is missing in this installation: install it whole")
-        root = Path(spec.origin).parent
-        for path in root.rglob("*"):
-            yield f"{package}/{path.relative_to(root)}", path
-    for file in distribution("stackmend").files or ():
-        if file.name == "METADATA":
-            yield str(file), Path(str(file.locate()))
-
-
-def _foreign(role: Role) -> Iterator[tuple[str, Path]]:
-    """The files of all distributions that the programs need."""
-    for name in sorted(set(_needed(distribution("stackmend"), role.extras))):
-        for file in distribution(name).files or ():
-            yield str(file), Path(str(file.locate()))
-
-
-def _needed(root: Distribution, extras: tuple[str, ...]) -> Iterator[str]:
-    for line in root.requires or ():
-        requirement = Requirement(line)
-        marker = requirement.marker
-        if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
-            try:
-                needed = distribution(requirement.name)
-            except PackageNotFoundError as e:
-                raise DeployError(
-                    f"{requirement.name} is missing in this installation: install it whole"
-                ) from e
-            yield needed.name
-            yield from _needed(needed, ("", *requirement.extras))
-
-
-def _library(name: str) -> Path:
-    """This host's library, by the places that distributions have for them."""
-    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    for place in (f"/usr/lib/{multiarch}", "/usr/lib64", "/usr/lib"):
-        if (path := Path(place) / name).exists():
-            return path
-    raise DeployError(f"{name} is missing on this host: install libbpf (apt-get install libbpf1)")
 
 
 def _digest(files: Mapping[str, Path]) -> str:

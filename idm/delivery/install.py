@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
-from idm.delivery.bundle import PARENT, Bundle, Role, available
+from idm.delivery.bundle import Bundle, available
+from idm.delivery.contents import PARENT, Role
 from idm.delivery.guest import DeliveryError, Shell
 from idm.driver import Completed, DriverError
 

@@ -18,7 +18,8 @@ from pycdlib import PyCdlib
 from pycdlib.pycdlibexception import PyCdlibException
 
 from idm.delivery import install, script
-from idm.delivery.bundle import Bundle, Role, available
+from idm.delivery.bundle import Bundle, available
+from idm.delivery.contents import Role
 from idm.delivery.payload import PRIVATE, Payload
 from idm.drivers.vm_plan import mac
 from idm.errors import DeployError

@@ -35,7 +35,7 @@ def test_machines_that_are_halted_are_waited_for() -> None:
 def test_a_machine_that_is_destroyed_ends_the_stack() -> None:
     """Nothing of ours outlives it; a stack that is down already stays so, until the machine is made again."""
     gone = GUARDED._replace(existing=ONE, running=ONE)
-    assert follow(gone) == Step(down=True, say="p_b is no longer there: nothing is guarded")
+    assert follow(gone) == Step(down=True, say="p_b is not there: nothing is guarded")
     assert not follow(gone._replace(deployed=False)).down
     assert follow(View(NONE, NONE, NONE, untouched=False, deployed=False, attended=False)).say.startswith(
         "there are no machines yet"

@@ -2,13 +2,15 @@
 
 import os
 import subprocess
+import sysconfig
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from idm.delivery import bundle
-from idm.delivery.bundle import Role
+from idm.delivery.contents import OWN, Python, Role
+from idm.errors import DeployError
 
 INTERPRETER = "/usr/bin/python3"
 
@@ -71,5 +73,20 @@ def test_bundles_of_others_are_found(bundles: Path) -> None:
         "cpython-399-riscv64-linux-gnu",
         "abc",
     )
-    assert found[bundle.own_abi()] == bundle.ensure(bundles, Role.AGENT)
+    assert found[OWN.abi] == bundle.ensure(bundles, Role.AGENT)
     brought.unlink()
+
+
+def test_another_python_gets_the_libraries_that_are_for_it(bundles: Path, tmp_path: Path) -> None:
+    """With a directory of libraries for its version there is a bundle for it, too; one that lacks some is told."""
+    installed = Path(sysconfig.get_path("purelib"))
+    made = bundle.ensure(bundles, Role.AGENT, Python("3.99", installed))
+    assert made.abi == OWN.abi.replace(f"-{OWN.version.replace('.', '')}-", "-399-")
+    with tarfile.open(made.path) as archive:
+        names = archive.getnames()
+    assert "lib/python3.99/site-packages/dma/cli.py" in names
+    assert "lib/python3.99/site-packages/click/__init__.py" in names
+    assert bundle.available(bundles, Role.AGENT)[made.abi] == made
+    with pytest.raises(DeployError, match=rf" is missing in {tmp_path}: install all of runtime.lock there"):
+        bundle.ensure(bundles, Role.AGENT, Python("3.98", tmp_path))
+    made.path.unlink()

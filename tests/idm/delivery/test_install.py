@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from idm.delivery import bundle
+from idm.delivery.contents import Role
 from idm.delivery.guest import DeliveryError
 from idm.delivery.install import PLACE, BundleInstaller, uninstall
 from idm.driver import Completed
@@ -66,7 +67,7 @@ def test_it_is_installed_once_and_taken_out(machine: Machine, bundles: Path) -> 
     installer.install(machine, "web", PROGRAM)
     assert machine.run("/usr/local/bin/dma", "--version").output.startswith("dma, version ")
     installer.install(machine, "web", PROGRAM)
-    assert machine.written == [f"{PLACE}/{bundle.ensure(bundles, bundle.Role.AGENT).path.name}"]
+    assert machine.written == [f"{PLACE}/{bundle.ensure(bundles, Role.AGENT).path.name}"]
     uninstall(machine, "web")
     left = {path for path in machine.layer.files() - before if not path.startswith(("run/", "dev/"))}
     assert left == set()

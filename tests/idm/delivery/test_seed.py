@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pycdlib import PyCdlib
 
-from idm.delivery.bundle import Role, named
+from idm.delivery.bundle import named
+from idm.delivery.contents import Role
 from idm.delivery.payload import PRIVATE, PUBLIC, File, Payload
 from idm.delivery.seed import Seed, Wiring, write
 from idm.errors import DeployError

@@ -22,6 +22,7 @@ from idm.drivers.domain import (
     examine,
     label_element,
     mark_element,
+    process_owner,
     read_label,
     read_mark,
     redescribe_snapshot,
@@ -81,6 +82,16 @@ def test_what_is_asked_for_is_added() -> None:
     assert facts.disks == (Disk("/vm/db.qcow2", "qcow2"),)
     assert facts.console == Path("/vm/db.console")
     assert facts.screen
+
+
+def test_whom_vms_run_as_is_told() -> None:
+    """User and group of the file labels for that type of VM, where libvirt has any."""
+    model = "<secmodel><model>{}</model><baselabel type='kvm'>{}</baselabel></secmodel>"
+    host = f"<host>{model.format('selinux', 'a:b:c')}{model.format('dac', '+64055:+109')}</host>"
+    text = f"<capabilities>{host}</capabilities>"
+    assert process_owner(text, domain_type="kvm") == (64055, 109)
+    assert process_owner(text, domain_type="qemu") is None
+    assert process_owner("<capabilities><host/></capabilities>", domain_type="kvm") is None
 
 
 @pytest.mark.parametrize(
