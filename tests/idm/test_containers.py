@@ -43,6 +43,20 @@ vcd = "one"
 command = ["/bin/sh", "-c", "{smoke}"]
 timeout_s = 5
 """
+# Calls nobody at the network's gateway, which a registry has a service on.
+CALLER = """
+[stack]
+name = "brief"
+[network]
+subnet = "198.18.68.0/24"
+[vcd.one]
+image = "{image}"
+command = ["/bin/sh", "-c", "trap exit TERM; while :; do nc -w 1 198.18.68.1 7009; sleep 0.2; done"]
+[naming]
+reverse_dns = false
+[naming.registry]
+location = "{registry}"
+"""
 # What carrying out a revert may cost beyond the driver's own restore.
 OVERHEAD_S = 0.3
 
@@ -126,6 +140,27 @@ def test_killed_watch_leaves_all_running_and_the_next_one_adopts_it(site: Site) 
         assert stack.driver.instances()["one"].power is Power.RUNNING
         assert site.idm("down").returncode == 0
         assert _left(stack) == []
+
+
+def test_agents_find_names_as_the_manifest_says(podman_lab: PodmanLab, tmp_path: Path) -> None:
+    """A registry of the manifest's reaches the agents: what a container calls has its name there, and no port."""
+    site = Site(podman_lab, tmp_path)
+    registry = tmp_path / "services.json"
+    registry.write_text('[{"service": "ledger", "ip": "198.18.68.1", "port": 7009}]')
+    site.manifest.write_text(CALLER.format(image=podman_lab.image(TINY), registry=registry))
+    try:
+        up = site.idm("up")
+        assert up.returncode == 0, up.stderr
+        with open_stack(site.manifest, site.lab.settings) as stack:
+            command = [sys.executable, "-m", "dm", "graph", "--dm", stack.home.target, "brief"]
+
+            def shown() -> bool:
+                text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+                return any(line.split()[:3] == ["one", "ledger", "ledger"] for line in text.splitlines())
+
+            asyncio.run(until(shown))
+    finally:
+        assert site.idm("down").returncode == 0
 
 
 def test_launch_that_does_not_become_whole_says_why(podman_lab: PodmanLab, tmp_path: Path) -> None:
