@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from dm.edge import EdgeKey
 
-Door = tuple[str, int, str]
+Called = tuple[str, int, str]
 """Transport, port, and the service that a registry names."""
 
 NAMED = 3
@@ -41,14 +41,14 @@ class Contacts:
         self._touching = touching
         self._contacts: dict[str, list[Contact]] = {}
         self._touches: dict[str, _Touch] = {}
-        self._doors: dict[str, dict[Door, list[tuple[float, str]]]] = {}
+        self._doors: dict[str, dict[Called, list[tuple[float, str]]]] = {}
 
     def reached_by(self, key: EdgeKey, *, since_s: float) -> list[str]:
         """Some others who got through to the same port of an edge's target since then, in a stable order."""
         doors = self._doors.get(key.target)
         if doors is None:
             doors = self._doors[key.target] = self._find_doors(key.target)
-        reached = takewhile(lambda one: one[0] > since_s, doors.get(_door(key), ()))
+        reached = takewhile(lambda one: one[0] > since_s, doors.get(_called(key), ()))
         others = (source for _, source in reached if source != key.source)
         return sorted(name for name, _ in zip(others, range(NAMED), strict=False))
 
@@ -67,13 +67,13 @@ class Contacts:
             contacts = self._contacts[name] = list(self._touching(name))
         return contacts
 
-    def _find_doors(self, name: str) -> dict[Door, list[tuple[float, str]]]:
-        doors: dict[Door, list[tuple[float, str]]] = {}
+    def _find_doors(self, name: str) -> dict[Called, list[tuple[float, str]]]:
+        doors: dict[Called, list[tuple[float, str]]] = {}
         for contact in self._of(name):
             if contact.key.target == name:
                 time_s = math.inf if contact.open else contact.established_s
-                door = doors.setdefault(_door(contact.key), [])
-                door.append((time_s, contact.key.source))
+                callers = doors.setdefault(_called(contact.key), [])
+                callers.append((time_s, contact.key.source))
         for reached in doors.values():
             reached.sort(key=lambda one: (-one[0], one[1]))
         return doors
@@ -92,5 +92,5 @@ class Contacts:
         return _Touch(tuple(answered), tuple(held))
 
 
-def _door(key: EdgeKey) -> Door:
+def _called(key: EdgeKey) -> Called:
     return key.transport, key.port, key.service
