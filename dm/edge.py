@@ -135,17 +135,33 @@ class LiveEdge:
     """All flows between two nodes on one port, and what is remembered of flows that are gone."""
 
     __slots__ = (
-        "attempts", "calm", "established", "failed", "failing_since_s", "failures_since_ok", "first_established_s",
-        "first_seen_s", "flows", "gaps", "key", "kinds", "last_attempt_s", "last_established_s", "last_failure_s",
-        "last_open_s", "longest_closed_s",
-        "oldest_pending_s", "open", "pending",
+        "attempts",
+        "established",
+        "failed",
+        "failing_since_s",
+        "failures_since_ok",
+        "first_established_s",
+        "first_seen_s",
+        "flows",
+        "gaps",
+        "key",
+        "kinds",
+        "last_attempt_s",
+        "last_established_s",
+        "last_failure_s",
+        "last_open_s",
+        "longest_closed_s",
+        "oldest_pending_s",
+        "open",
+        "pending",
+        "refused",
     )  # fmt: skip
 
     def __init__(self, key: EdgeKey) -> None:
         self.key = key
         self.flows: dict[FlowKey, Flow] = {}
         self.attempts = self.established = self.failed = self.open = self.pending = 0
-        self.calm = 0
+        self.refused: dict[FlowKey, int] = {}
         self.kinds: set[Failure] = set()
         self.failures_since_ok = 0
         self.failing_since_s: float | None = None
@@ -193,14 +209,16 @@ class LiveEdge:
         for kind, count in earlier.failures.items() if earlier else ():
             failures[kind] = failures.get(kind, 0) - count
         self._note_attempt(flow)
-        failed = sum(failures.values())
-        succeeded = established > 0 if self.answers else self._is_calm(flow, earlier, failed)
+        if not self.answers:
+            self._note_datagrams(flow_key, flow, earlier)
+        succeeded = established > 0 if self.answers else flow_key not in self.refused
         self._note_outcome(flow, failures, succeeded=succeeded)
         self._total()
 
     def drop(self, flow_key: FlowKey, *, now_s: float) -> None:
         """Forget a flow whose agent no longer reports it; what it proved stays."""
         flow = self.flows.pop(flow_key, None)
+        self.refused.pop(flow_key, None)
         if flow is not None:
             self.last_open_s = now_s if flow.open else self.last_open_s
             self._total()
@@ -208,6 +226,7 @@ class LiveEdge:
     def restart(self) -> None:
         """The source has started anew: nothing is proved any more, what was learned of its rhythm stays."""
         self.flows.clear()
+        self.refused.clear()
         self._total()
         self.failures_since_ok = 0
         self.failing_since_s = self.first_established_s = self.first_seen_s = None
@@ -216,6 +235,7 @@ class LiveEdge:
 
     def forgive(self) -> None:
         """The target has started anew: earlier failures say nothing about it."""
+        self.refused.clear()
         self.failures_since_ok = 0
         self.failing_since_s = None
         self.kinds.clear()
@@ -229,27 +249,40 @@ class LiveEdge:
             self.gaps.append(flow.last_attempt_s - self.last_attempt_s)
             self.last_attempt_s = flow.last_attempt_s
 
-    def _is_calm(self, flow: Flow, earlier: Flow | None, failed: int) -> bool:
-        """No answer tells that a datagram arrived; no error ever, or several in a row without one, have to do."""
-        if earlier is None and flow.last_failure_s is not None:
+    def _note_datagrams(self, flow_key: FlowKey, flow: Flow, earlier: Flow | None) -> None:
+        """No answer tells that a datagram arrived; no error ever, or several in a row without one, have to do.
+
+        ``refused`` counts for each flow how many went out since the last error.
+        """
+        if earlier is None:
             # What a new manager hears first: how many went out since the error it can only guess.
-            return flow.last_attempt_s - flow.last_failure_s >= _CALM_S
-        self.calm = 0 if failed > 0 else self.calm + flow.attempts - (earlier.attempts if earlier else 0)
-        return failed == 0 and (self.failures_since_ok == 0 or self.calm >= _CALM_PROVES)
+            if flow.last_failure_s is not None and flow.last_attempt_s - flow.last_failure_s < _CALM_S:
+                self.refused[flow_key] = 0
+        elif flow.failed > earlier.failed:
+            self.refused[flow_key] = 0
+        elif flow_key in self.refused:
+            self.refused[flow_key] += flow.attempts - earlier.attempts
+            if self.refused[flow_key] >= _CALM_PROVES:
+                del self.refused[flow_key]
 
     def _note_outcome(self, flow: Flow, failures: Mapping[Failure, int], *, succeeded: bool) -> None:
         last_ok = flow.last_established_s if self.answers else flow.last_attempt_s
         if last_ok is None and flow.open:
             last_ok = flow.first_seen_s
         if (succeeded or flow.open > 0) and last_ok is not None:
-            if self.first_established_s is None:
-                self.first_established_s = last_ok
+            self.first_established_s = min(last_ok, self.first_established_s or last_ok)
             self.last_established_s = max(last_ok, self.last_established_s or last_ok)
         if flow.last_failure_s is not None:
             self.last_failure_s = max(flow.last_failure_s, self.last_failure_s or flow.last_failure_s)
-        if succeeded and (self.last_failure_s or 0.0) <= (self.last_established_s or 0.0):
+        # Flows are told of in any order: what failed before another one of them got through is over.
+        over = (flow.last_failure_s or 0.0) <= (self.last_established_s or 0.0) if self.answers else succeeded
+        if (
+            succeeded
+            and not self.refused
+            and (self.last_failure_s or 0.0) <= (self.last_established_s or 0.0)
+        ):
             self.forgive()
-        elif (failed := sum(failures.values())) > 0:
+        elif (failed := sum(failures.values())) > 0 and not over:
             self.failures_since_ok += failed
             self.kinds |= {kind for kind, count in failures.items() if count > 0}
             if self.failing_since_s is None:
