@@ -350,7 +350,7 @@ def test_a_launch_that_is_slow_as_a_whole_is_waited_for() -> None:
     world = shop().launch(seed=7, starts_s=usual)
     world.run(50.0)
     image = merge([world.stack.learn(smoke=True)] * 4)
-    world = shop().launch(starts_s={name: 2.0 * at_s for name, at_s in usual.items()})
+    world = shop().launch(starts_s={name: 1.6 * at_s for name, at_s in usual.items()})
     world.guard(image)
     world.run(60.0)
     assert Verdict.FAILED not in world.verdicts()
