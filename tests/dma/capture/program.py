@@ -45,6 +45,14 @@ def end(key: object) -> None:
     return x.pop(key).close()
 
 
+def resolve(name: str) -> list[str]:
+    """A host's addresses, as the C library finds them."""
+    try:
+        return sorted({str(found[4][0]) for found in socket.getaddrinfo(name, None, type=tcp)})
+    except socket.gaierror:
+        return []
+
+
 def option(key: object, level: int, name: int, value: int) -> None:
     """Set an option of a kept socket."""
     x[key].setsockopt(level, name, value)
