@@ -1,6 +1,8 @@
 """What each rival adds to a call, in rounds that take turns, so that a change of the machine's load meets all alike."""
 
 import statistics
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +46,9 @@ def measure(generator: Generator, rivals: Mapping[str, Rival], *, rounds: int) -
     names = list(rivals)
     for number in range(rounds):
         for name in names:
+            began_s = time.monotonic()
             _measure_one(generator, name, rivals[name], costs)
+            sys.stderr.write(f"round {number + 1}, {name}: {time.monotonic() - began_s:.0f} s\n")
         names = names[1:] + names[:1] if number % 2 else names[::-1]
     return costs
 
