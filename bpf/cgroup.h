@@ -8,21 +8,23 @@
 static __always_inline int connect_called(struct bpf_sock_addr *ctx, struct destination *key)
 {
 	struct sock *sk = probeable(ctx->sk);
-	struct connection *connection;
 	bool is_tcp = ctx->protocol == IPPROTO_TCP;
+	struct connection *connection;
 
 	key->transport = ctx->protocol;
 	key->dport = bpf_ntohs(ctx->user_port);
 	if ((!is_tcp && ctx->protocol != IPPROTO_UDP) || !is_wanted(sk, key, calling_task()))
 		return ALLOW;
 	set_command(key, calling_task());
-	connection = is_tcp ? connection_made(sk) : STORED(ctx->sk, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!connection)
-		lose(LOST_MAP_FULL);
-	else if (is_tcp)
-		tcp_begin(connection, key, CALLED);
-	else
+	if (is_tcp) {
+		tcp_begin(sk, key, CALLED);
+		return ALLOW;
+	}
+	connection = STORED(ctx->sk, BPF_SK_STORAGE_GET_F_CREATE);
+	if (connection)
 		udp_connected(connection, key, sk);
+	else
+		lose(LOST_MAP_FULL);
 	return ALLOW;
 }
 

@@ -73,22 +73,33 @@ static __always_inline void tcp_settle(struct connection *connection)
 		tcp_given_up(connection);
 }
 
-static __always_inline void tcp_begin(struct connection *connection, const struct destination *key, enum phase phase)
+/* Counts before it keeps, so that one operation of the map suffices. What is there already is the socket's former
+ * attempt, or that of another socket whose end was missed. */
+static __always_inline void tcp_begin(struct sock *sk, const struct destination *key, enum phase phase)
 {
-	struct counters *counters;
+	struct connection begun = { .key = *key, .phase = LOST }, *former;
+	struct counters *counters = count_attempt(key);
+	__u64 address = (__u64)sk;
 
-	tcp_settle(connection);
-	connection->phase = LOST;
-	counters = count_attempt(key);
-	if (!counters)
+	if (counters) {
+		begun.phase = phase;
+		begun.begun_ns = counters->last_attempt_ns;
+		if (!counters->pending)
+			counters->oldest_pending_ns = begun.begun_ns;
+		__sync_fetch_and_add(&counters->pending, 1);
+	}
+	if (!bpf_map_update_elem(MAP(attempts), &address, &begun, BPF_NOEXIST))
 		return;
-	connection->key = *key;
-	connection->phase = phase;
-	connection->error = 0;
-	connection->begun_ns = counters->last_attempt_ns;
-	if (!counters->pending)
-		counters->oldest_pending_ns = connection->begun_ns;
-	__sync_fetch_and_add(&counters->pending, 1);
+	former = connection_of(sk);
+	if (former) {
+		tcp_settle(former);
+		*former = begun;
+	} else if (counters) {
+		__sync_fetch_and_add(&counters->pending, -1);
+		__sync_fetch_and_add(&counters->attempts, -1);
+		if (phase == SENT || !knobs.every_socket) /* else its SYN begins it once more */
+			lose(LOST_MAP_FULL);
+	}
 }
 
 /* ICMP that answers a SYN while connect() still holds the socket ends nothing: IPv4 queues it for the caller to read. */
@@ -126,17 +137,12 @@ static __always_inline void tcp_closed(struct connection *connection, struct soc
 static __always_inline int begin_from_socket(struct sock *sk)
 {
 	struct destination key = { .transport = IPPROTO_TCP };
-	struct connection *connection;
 
 	set_peer(&key, sk);
 	if (!is_wanted(sk, &key, calling_task()))
 		return 0;
 	set_command(&key, calling_task());
-	connection = connection_made(sk);
-	if (connection)
-		tcp_begin(connection, &key, SENT);
-	else
-		lose(LOST_MAP_FULL);
+	tcp_begin(sk, &key, SENT);
 	return 0;
 }
 

@@ -11,18 +11,6 @@ static __always_inline struct connection *connection_of(struct sock *sk)
 	return bpf_map_lookup_elem(MAP(attempts), &address);
 }
 
-/* Another's, if its end was missed; it is for the caller to settle. */
-static __always_inline struct connection *connection_made(struct sock *sk)
-{
-	struct connection *connection = connection_of(sk), nothing = {};
-	__u64 address = (__u64)sk;
-
-	if (connection)
-		return connection;
-	bpf_map_update_elem(MAP(attempts), &address, &nothing, BPF_NOEXIST);
-	return bpf_map_lookup_elem(MAP(attempts), &address);
-}
-
 static __always_inline void forget_settled(struct sock *sk, const struct connection *connection)
 {
 	__u64 address = (__u64)sk;

@@ -27,6 +27,7 @@ from tests.dma.capture.lab import (
     compiled_with,
     compiled_without,
     flow,
+    settled,
     within,
 )
 
@@ -162,6 +163,26 @@ def test_full_table(network: Cable, caller: Caller) -> None:
         counted = sum(f.attempts for f in capture.flows())
         assert counted == 8
         assert capture.losses()[Loss.MAP_FULL] == 30 - counted
+
+
+def test_more_connections_than_are_followed(network: Cable, caller: Caller) -> None:
+    """Connections that there is no room to follow are counted as lost, one by one, and leave no gauge wrong."""
+    target, settings = Target(netns=network.client_netns), Settings(max_connections=4)
+    with (
+        open_capture(target, plan="cgroup", settings=settings) as capture,
+        network.server_socket(socket.SOCK_STREAM, 7344),
+    ):
+        caller(f"[start(n, v4, '{SERVER_V4}', 7344) for n in range(10)]")
+        full = settled(capture, SERVER_V4, 7344, lambda f: f.established == 4)
+        assert capture.losses() == {Loss.MAP_FULL: 6}
+        caller("[end(n) for n in range(10)]")
+        ended = settled(capture, SERVER_V4, 7344, lambda f: not f.open)
+        caller(f"call(v4, '{SERVER_V4}', 7344)")
+        again = flow(capture, SERVER_V4, 7344)
+    assert (full.attempts, full.open, full.pending) == (4, 4, 0)
+    assert (ended.attempts, ended.pending, ended.failures) == (4, 0, {})
+    assert again
+    assert again.attempts == 5
 
 
 def test_full_ring(caller: Caller, capture: Capture) -> None:
