@@ -1,9 +1,11 @@
 """Metrics of an agent, as a program reads them."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
@@ -73,6 +75,24 @@ def test_are_served_where_the_agent_was_started(network: Cable, tmp_path: Path) 
             process.kill()
     assert found["stackmend_agent_connected",] == 0
     assert found["process_resident_memory_bytes",] < GOAL_RSS_BYTES
+
+
+def test_strangers_are_refused_or_left(tmp_path: Path) -> None:
+    """What is no request for metrics is not found, and who says nothing keeps nobody else from reading them."""
+
+    async def scene() -> None:
+        with ScriptedCapture() as capture, Urgency(capture) as urgency, listening(ANY_PORT) as listener:
+            identity = Identity(stack="shop", vcd="web", version="1", interval_s=0.5)
+            report = Report(identity, Observation(capture, Names([])))
+            reporter = Reporter(report, urgency, target=f"unix:{tmp_path}/dm.sock")
+            async with exposed(listener, AgentCollector(report, reporter)):
+                with pytest.raises(HTTPError, match="404"):
+                    await asyncio.to_thread(scrape, url(listener).replace("metrics", "secrets"))
+                with socket.create_connection(listener.getsockname()):
+                    found = await asyncio.to_thread(scrape, url(listener))
+        assert found["stackmend_agent_edges",] == 0
+
+    asyncio.run(scene())
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999", "198.18.77.1:9464"])
