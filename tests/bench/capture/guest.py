@@ -33,7 +33,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="how often each rival has its turn")
     arguments = parser.parse_args()
     with LibvirtLab() as lab:
-        guest = lab.guest("bench", ADDRESS, memory_mib=MEMORY_MIB, flavour=BENCH, product=True)
+        guest = lab.guest("bench", ADDRESS, memory_mib=MEMORY_MIB, flavour=BENCH)
+        lab.install(guest)
         _equip(guest)
         command = ("env", "-C", INSIDE, INTERPRETER, "-m", "tests.bench.capture.in_guest")
         inputs = (arguments.plan, str(arguments.rounds), "load", "empty.bpf.o")
