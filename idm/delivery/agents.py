@@ -13,8 +13,8 @@ from idm.delivery.payload import Payload
 from idm.driver import DriverError, Instance, Power
 from idm.errors import DeployError
 
-# From the start of a guest until its agent is heard: a cloud image's first boot takes a minute, emulated two.
-READY_S = 240.0
+# From the start of a guest until its agent is heard: a first boot of a cloud image takes a minute, emulated some.
+READY_S = 400.0
 LOOK_S = 0.5
 AGAIN_S, LATE_AGAIN_S = 0.5, 10.0
 # Certificates are looked at so often, and delivered when they were renewed.

@@ -11,7 +11,8 @@ from idm.driver import Completed, DriverError
 
 # The volume label of the seed disk.
 LABEL = "CIDATA"
-PLACE = "/var/tmp/stackmend-bundle"
+# Where nobody but root can put anything.
+PLACE = "/var/lib/stackmend-bundle"
 # Unpacking a thousand files takes ten seconds where instructions are emulated, and compiling them as long again.
 UNPACK_S = 300.0
 SHORT_S = 30.0
@@ -30,12 +31,12 @@ home={home} link=/usr/local/bin/{program} from=$1 mounted= bundle= abis=
 if [ -x $link ] && [ "$(readlink $link)" != $home/bin/{program} ]; then exit 0; fi
 case " $2 " in *" $(cat $home/digest 2>/dev/null || echo none) "*) exit 0 ;; esac
 leave() {{
-    [ -z "$mounted" ] || umount "$mounted"
+    [ -z "$mounted" ] || umount "$mounted" || return
     rm -rf {place}
 }}
 trap leave EXIT
-if [ ! -d "$from" ]; then
-    mkdir -m 0700 "$from"
+mkdir -p -m 0700 "$from"
+if [ -z "$(ls "$from")" ]; then
     if mount -o ro LABEL={label} "$from" 2>/dev/null; then mounted=$from; fi
 fi
 for python in /usr/bin/python3 /usr/bin/python3.[0-9] /usr/bin/python3.[0-9][0-9] /usr/local/bin/python3; do
@@ -117,7 +118,7 @@ def _fitting(vcd: str, abis: Sequence[str], bundles: Bundles) -> Bundle:
         if abi in bundles:
             return bundles[abi]
     raise DeliveryError(
-        f"{vcd} has {', '.join(abis)}, there are bundles for {', '.join(sorted(bundles))}: "
+        f"{vcd} has {', '.join(dict.fromkeys(abis))}, there are bundles for {', '.join(sorted(bundles))}: "
         "make one by idm bundle on a host with that Python, or install the agent in the image"
     )
 
@@ -125,7 +126,7 @@ def _fitting(vcd: str, abis: Sequence[str], bundles: Bundles) -> Bundle:
 def _put(shell: Shell, vcd: str, found: Bundle) -> None:
     made = shell.execute(vcd, ("sh", "-c", f"rm -rf {PLACE} && mkdir -m 0700 {PLACE}"), timeout_s=SHORT_S)
     if made.status:
-        raise DriverError(f"{vcd} takes no files: {_last(made)}: see that /var/tmp can be written there")
+        raise DriverError(f"{vcd} takes no files: {_last(made)}: see that /var/lib can be written there")
     shell.write(vcd, f"{PLACE}/{found.path.name}", found.path.read_bytes())
 
 

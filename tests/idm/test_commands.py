@@ -1,0 +1,92 @@
+"""Commands about machines that are there already, against libvirt's own test hypervisor."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import libvirt
+import pytest
+from click.testing import CliRunner, Result
+
+from idm import manifest
+from idm.cli import main
+
+URI = "test:///default"
+DOMAIN = """
+<domain type='test'><name>{name}</name><uuid>{uuid}</uuid><memory>1024</memory><os><type>hvm</type></os>
+<devices><interface type='network'><mac address='52:54:00:00:00:0{number}'/><source network='default'/></interface>
+</devices></domain>
+"""
+UUIDS = {f"proj_{name}": f"00000000-0000-0000-0000-00000000000{n}" for n, name in enumerate(("a", "b"), 1)}
+
+
+@pytest.fixture
+def hypervisor() -> Iterator[libvirt.virConnect]:
+    """Two domains run on it; as long as this connection is open it remembers them."""
+    connection = libvirt.open(URI)
+    domains = [
+        connection.createXML(DOMAIN.format(name=name, uuid=uuid, number=number))
+        for number, (name, uuid) in enumerate(UUIDS.items(), 1)
+    ]
+    yield connection
+    for domain in domains:
+        domain.destroy()
+    connection.close()
+
+
+class Idm:
+    """``idm`` with that hypervisor, on the manifest of a project."""
+
+    def __init__(self, directory: Path) -> None:
+        self.manifest = directory / "project" / "stack.toml"
+        self.manifest.parent.mkdir()
+        self._settings = directory / "idm.toml"
+        self._settings.write_text(
+            f'[state]\ndirectory = "{directory}/state"\nrun = "{directory}/run"\n[libvirt]\nuri = "{URI}"\n'
+        )
+
+    def __call__(self, *arguments: str) -> Result:
+        options = ["--file", str(self.manifest), "--config", str(self._settings)]
+        return CliRunner().invoke(main, [*options, *arguments])
+
+
+@pytest.fixture
+def idm(hypervisor: libvirt.virConnect, tmp_path: Path) -> Idm:
+    """The command."""
+    assert hypervisor.isAlive()
+    return Idm(tmp_path)
+
+
+def test_domains_that_run_are_adopted(idm: Idm) -> None:
+    """A pattern names them; the manifest has them with their addresses, and is never written over."""
+    assert idm("adopt", "proj_*").exit_code == 0
+    read = manifest.load(idm.manifest)
+    assert (read.stack.name, read.network.libvirt) == ("project", "default")
+    assert {name: vcd.domain for name, vcd in read.vcd.items()} == {"a": "proj_a", "b": "proj_b"}
+    assert all(vcd.address.startswith("192.168.122.") for vcd in read.vcd.values())
+    again = idm("adopt", "proj_*")
+    assert again.exit_code == 1
+    assert again.stderr == f"idm: {idm.manifest} is there already: remove it, or name another by --file\n"
+
+
+def test_what_cannot_be_adopted_is_told(idm: Idm) -> None:
+    """Names of nothing, and guests that do not answer though they are to be waited for, leave no manifest."""
+    assert idm("adopt", "other").stderr == "idm: no domain of that name runs: see virsh list\n"
+    silent = idm("adopt", "--wait", "0.1", "proj_a")
+    assert silent.stderr == (
+        "idm: no guest agent answers in proj_a: install and start qemu-guest-agent there\n"
+    )
+    assert not idm.manifest.exists()
+
+
+def test_a_project_without_machines_is_left_alone(idm: Idm) -> None:
+    """Neither before nor after anything is there to be done."""
+    assert idm("vagrant", "before").output == ""
+    assert idm("vagrant", "after").output == "there are no machines yet: vagrant up makes them\n"
+
+
+def test_machines_that_are_not_there_any_more_are_told(idm: Idm) -> None:
+    """A stack that is down stays so while one of its machines is missing."""
+    assert idm("adopt", "proj_*").exit_code == 0
+    idm.manifest.write_text(idm.manifest.read_text().replace('"proj_b"', '"proj_gone"'))
+    said = idm("vagrant", "after")
+    assert (said.exit_code, said.output) == (0, "proj_gone is not there: nothing is guarded\n")
