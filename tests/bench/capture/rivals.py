@@ -24,7 +24,8 @@ SCRIPTS = {
     plan: Path(__file__).with_name(f"equivalent_{script}.bt")
     for plan, script in {"cgroup": "cgroup", "kprobe": "kprobe", "fentry": "kprobe"}.items()
 }
-START_S, STOP_S = 180.0, 30.0
+START_S, STOP_S = 600.0, 30.0
+PAUSE_S = 1.0
 HEADER = """#include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 const volatile __u64 knobs = 0;
@@ -159,6 +160,7 @@ def printing(command: list[str], prompt: Callable[[], object]) -> Iterator[Attac
                         f"{' '.join(command)} sees nothing: is it installed, and are its headers?"
                     )
                 prompt()
+                time.sleep(PAUSE_S)  # a tool that compiles itself needs the processor, too
             yield Attached(process=process.pid)
         finally:
             process.kill()
