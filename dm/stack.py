@@ -88,7 +88,8 @@ class Stack:
 
     def hello(self, vcd: VcdState, *, session: str, probes: Iterable[str], now_s: float) -> None:
         """An agent opened its stream; until its table is complete it has seen nothing."""
-        vcd.session, vcd.connected = session, True
+        vcd.connected = True
+        vcd.begin(session)
         vcd.missing_probes = tuple(probes)
         vcd.adopt()
         vcd.pending_table = set()

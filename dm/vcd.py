@@ -60,6 +60,11 @@ class VcdState:
         self._listened: frozenset[Door] = frozenset()
         self._listens: frozenset[Door] = frozenset()
 
+    def begin(self, session: str) -> None:
+        """An agent says hello; what it counts begins anew with another session."""
+        if session != self.session:
+            self.session, self.losses = session, {}
+
     def adopt(self) -> None:
         """The agent now on the stream is of the present generation, though it may not know it yet."""
         self._adopted = self.generation
