@@ -91,11 +91,10 @@ class LiveGraph:
 
     def put(self, flow_key: FlowKey, flow: Flow, *, now_s: float) -> None:
         """Take in one flow's newest counters. A flow of a machine to itself is no dependency."""
-        if self._end(flow_key, flow)[0] == flow_key.source:
-            return
         before = self._edge_of.get(flow_key)
         self._place(flow_key, flow, now_s=now_s)
-        if before is not None and self._edge_of[flow_key].service and not before.service:
+        now = self._edge_of.get(flow_key)
+        if before is not None and now is not None and now.service and not before.service:
             self._disown(self._edges[before])
 
     def keep_only(self, source: str, flow_keys: set[FlowKey], *, now_s: float) -> None:
@@ -119,6 +118,8 @@ class LiveGraph:
         key = self._key(flow_key, flow)
         if self._edge_of.get(flow_key, key) != key:
             self._changed(self._unplace(flow_key, now_s=now_s))
+        if key.source == key.target:
+            return
         edge = self._edges.get(key)
         if edge is None:
             edge = self._edges[key] = LiveEdge(key)
@@ -149,6 +150,8 @@ class LiveGraph:
             return
         for address in _addresses(flow_key, before):
             self._flows_at[address].discard(flow_key)
+            if not self._flows_at[address]:
+                del self._flows_at[address]
         for address in _addresses(flow_key, now):
             self._flows_at.setdefault(address, set()).add(flow_key)
 

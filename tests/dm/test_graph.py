@@ -1,5 +1,6 @@
 """The live graph."""
 
+import pickle
 from ipaddress import IPv4Address
 from random import Random
 
@@ -45,9 +46,13 @@ def key(source: str, address: str, *, port: int = 80, command: str = "c") -> Flo
     return FlowKey(source, Transport.TCP, IPv4Address(address), port, command)
 
 
+def unheard(_: LiveEdge) -> None:
+    """Nobody wants to know what changed."""
+
+
 def graph() -> LiveGraph:
     """An empty graph."""
-    return LiveGraph(changed=lambda _: None)
+    return LiveGraph(changed=unheard)
 
 
 def test_an_address_inside_the_stack_is_its_machine() -> None:
@@ -163,6 +168,28 @@ def test_a_machine_does_not_depend_on_itself() -> None:
     live.own("api", [IPv4Address("198.18.0.1")], now_s=9.0)
     live.put(key("api", "198.18.0.1"), flow(), now_s=9.0)
     assert len(live) == 0
+
+
+def test_a_call_that_turns_out_to_be_of_itself_is_no_dependency() -> None:
+    """Neither a machine that takes over what it called depends on itself, nor one that is behind what it dialled."""
+    live = graph()
+    for dialled in ("198.18.9.8", "198.18.9.9"):
+        live.put(key("api", dialled), flow(open_=1), now_s=9.0)
+    live.own("api", [IPv4Address("198.18.0.1"), IPv4Address("198.18.9.8")], now_s=9.0)
+    live.put(key("api", "198.18.9.9"), behind(("198.18.0.1", 80)), now_s=9.0)
+    assert not [edge.key for edge in live if edge.flows]
+
+
+def test_what_is_forgotten_takes_no_room() -> None:
+    """However many addresses a machine has called, nothing is kept of those that it calls no longer."""
+    live, sizes = graph(), []
+    for count in (1, 100):
+        for number in range(count):
+            live.put(key("api", f"198.18.1.{number}"), flow(), now_s=9.0)
+        live.keep_only("api", set(), now_s=9.0)
+        live.forget("api", kept=())
+        sizes.append(len(pickle.dumps(live)))
+    assert sizes[0] == sizes[1]
 
 
 def test_what_a_new_table_lacks_is_gone() -> None:
