@@ -106,9 +106,9 @@ def _expectation(deviation: Deviation, golden: GoldenEdge, policy: Policy) -> It
         return
     yield f"due {golden.deadline_s(policy.slack_s):.1f} s after the start of its ends"
     if golden.kind is Kind.HELD:
-        yield f"gone when nothing is open for {golden.rhythm_s(policy.slack_s):.1f} s"
+        yield f"gone when nothing is open for {golden.rhythm_s(policy.quiet_s):.1f} s"
     else:
-        yield f"gone when nothing is attempted for {golden.rhythm_s(policy.slack_s):.1f} s"
+        yield f"gone when nothing is attempted for {golden.rhythm_s(policy.quiet_s):.1f} s"
 
 
 def _knobs(policy: Policy) -> tuple[Knob, ...]:

@@ -1,5 +1,7 @@
 """What a person is told of a verdict."""
 
+import re
+
 import msgspec
 
 from dm.explain import Explanation, explain
@@ -7,7 +9,7 @@ from dm.rules import Action, Rule
 from dm.verdict import Verdict
 from idm.manifest import Judge
 from tests.dm.test_stack import healthy
-from tests.sim.world import World
+from tests.sim.world import REPORT_S, World
 
 
 def explained(world: World, *, about: str = "") -> Explanation:
@@ -35,6 +37,21 @@ def test_a_failed_stack_says_who_and_why() -> None:
     assert failing.key.target == "cache"
     assert "attempts refused" in failing.sentences[0]
     assert "seen in 1 of 1 launch" in " ".join(failing.sentences)
+
+
+def test_says_how_long_an_edge_may_be_closed() -> None:
+    """An edge that is held open deviates when it was closed for as long as its explanation says."""
+    world = healthy()
+    said = text(explained(world, about="worker"))
+    found = re.search(r"worker → queue:\d+ .*gone when nothing is open for ([\d.]+) s", said)
+    assert found is not None
+    begin_s = world.now_s
+    world.hung.add("worker")
+    world.drop_connections("worker")
+    while not world.stack.wrong:
+        world.run(0.25)
+        assert world.now_s < begin_s + 20.0
+    assert abs(world.now_s - begin_s - float(found[1])) < REPORT_S + 0.5
 
 
 def test_one_vcd_can_be_asked_about() -> None:
