@@ -140,10 +140,6 @@ class Deviation:
             if vcd in self._vcds
         }
 
-    def next_deadline_s(self) -> float | None:
-        """When an edge may change its state without any report."""
-        return self._deadlines[0][0] if self._deadlines else None
-
     def advance(self, sources: Mapping[str, Source], now_s: float) -> None:
         """Judge again what is due by now."""
         while self._deadlines and self._deadlines[0][0] <= now_s:
