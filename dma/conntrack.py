@@ -82,10 +82,9 @@ class Backends:
     def known(self, flows: Sequence[Flow], *, sources: Collection[Address]) -> Sequence[Flow]:
         """The flows with their backends; ``sources`` are the machine's own addresses."""
         places: set[Place] = {flow.destination[:3] for flow in flows}
-        if places - self._asked:
-            self._ask(places, sources)
-        # Twice for each: a call is seen before its first packet leaves, and only that makes an entry.
-        self._asked, self._asked_once = places & self._asked_once, places
+        if places <= self._asked or self._ask(places, sources):
+            # Twice for each: a call is seen before its first packet leaves, and only that makes an entry.
+            self._asked, self._asked_once = places & self._asked_once, places
         if not self._found:
             return flows
         return [flow._replace(backends=self._found.get(flow.destination[:3], ())) for flow in flows]
@@ -95,27 +94,30 @@ class Backends:
         if self._found:
             self._asked.clear()
 
-    def _ask(self, places: Collection[Place], sources: Collection[Address]) -> None:
+    def _ask(self, places: Collection[Place], sources: Collection[Address]) -> bool:
+        """Whether all of the table was read: half of it might tell of one backend where there are two."""
         found = defaultdict[Place, set[Backend]](set)
-        for one in self._translations(sources):
-            if one.dialled in places:
-                found[one.dialled].add(one.backend)
-        # An entry lives little longer than its connection, so none is no news.
-        self._found = {place: backends for place, backends in self._found.items() if place in places}
-        self._found |= {place: tuple(sorted(backends, key=_order)) for place, backends in found.items()}
-
-    def _translations(self, sources: Collection[Address]) -> Iterator[Translation]:
-        if not PRESENT.exists():
-            return
         try:
-            with Conntrack() as inside:
-                yield from inside.translations()
-            if self._around:
-                yield from (one for one in self._around.translations() if one.source in sources)
+            for one in self._translations(sources):
+                if one.dialled in places:
+                    found[one.dialled].add(one.backend)
         except NetlinkError as e:
             if str(e) != self._complaint:
                 log.warning("translated destinations unknown", reason=str(e))
             self._complaint = str(e)
+            return False
+        # An entry lives little longer than its connection, so none is no news.
+        self._found = {place: backends for place, backends in self._found.items() if place in places}
+        self._found |= {place: tuple(sorted(backends, key=_order)) for place, backends in found.items()}
+        return True
+
+    def _translations(self, sources: Collection[Address]) -> Iterator[Translation]:
+        if not PRESENT.exists():
+            return
+        with Conntrack() as inside:
+            yield from inside.translations()
+        if self._around:
+            yield from (one for one in self._around.translations() if one.source in sources)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 from dma.conntrack import NETLINK_NETFILTER, NFGENMSG, Backends, Conntrack, Translation
 from dma.flow import Address, Backend, Flow, Transport
 from dma.naming.names import Names
-from dma.netlink import Netlink
+from dma.netlink import Netlink, NetlinkError
 from dma.observation import Observation
 from tests.dma.capture.lab import CLIENT_V4, SERVER_V4, SERVER_V6, Cable, Caller, cable, within
 from tests.dma.scripted import ScriptedCapture, flow
@@ -141,6 +141,30 @@ def test_asks_for_new_destinations_only() -> None:
         for _ in range(10):
             known.known([flow(), flow(port=81)], sources=())
         assert table.reads == 4
+
+
+class BrokenTable(CountedTable):
+    """Breaks off after the first of two backends, but for the third time."""
+
+    def translations(self) -> Iterator[Translation]:
+        """Calls that one address spreads over two machines."""
+        self.reads += 1
+        place = (Transport.TCP, ip_address(DIALLED_V4), 80)
+        yield Translation(ip_address(CLIENT_V4), place, BEHIND[0])
+        if self.reads != 3:
+            raise NetlinkError("netlink: no buffer space available", errno=105)
+        yield Translation(ip_address(CLIENT_V4), place, Backend(ip_address(SERVER_V4), 8081))
+
+
+def test_a_table_that_could_not_be_read_is_read_again() -> None:
+    """Half a table tells nothing, and a destination counts as asked for only when all was read."""
+    with BrokenTable() as table:
+        known = Backends(table)
+        told = [
+            known.known([flow(DIALLED_V4)], sources=[ip_address(CLIENT_V4)])[0].backends for _ in range(4)
+        ]
+    both = (BEHIND[0], Backend(ip_address(SERVER_V4), 8081))
+    assert told == [(), (), both, both]
 
 
 def test_a_table_around_counts_for_own_addresses_only(network: Cable) -> None:
