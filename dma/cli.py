@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from dma import logs
-from dma.capture.plans import AUTO, LOADERS, PLANS, open_capture
+from dma.capture.plans import open_capture
 from dma.capture.target import entered
 from dma.conntrack import conntrack_around
 from dma.flow import CaptureError, Transport
@@ -22,7 +22,7 @@ from dma.namespace import NamespaceError
 from dma.naming.methods import Naming, open_names
 from dma.naming.options import naming_options
 from dma.netlink import NetlinkError
-from dma.options import config_option
+from dma.options import config_option, loader_option, plan_option
 from dma.run import run
 
 
@@ -58,16 +58,8 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--duration", type=POSITIVE, help="End after so many seconds.")
 @click.option("--netns", type=PLACE, help="Watch one network namespace, such as /proc/PID/ns/net.")
 @click.option("--cgroup", type=PLACE, help="Watch one cgroup, by its directory below the cgroup2 mount.")
-@click.option(
-    "--plan", type=click.Choice([AUTO, *PLANS]), default=AUTO, show_default=True, help="The hooks to use."
-)
-@click.option(
-    "--loader",
-    type=click.Choice([AUTO, *LOADERS]),
-    default=AUTO,
-    show_default=True,
-    help="How to bring them into the kernel.",
-)
+@plan_option
+@loader_option
 @naming_options
 def watch_command(
     *,

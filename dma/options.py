@@ -1,10 +1,11 @@
-"""The command line's option for the configuration file."""
+"""What several commands have in common: the configuration file, and how to watch the kernel."""
 
 from pathlib import Path
 
 import click
 
 from dma import config
+from dma.capture.plans import AUTO, LOADERS, PLANS
 
 
 def _configure(context: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -23,4 +24,14 @@ config_option = click.option(
     expose_value=False,
     callback=_configure,
     help="A TOML file with dm, stack, vcd and others of these options; those given here win.",
+)
+plan_option = click.option(
+    "--plan", type=click.Choice([AUTO, *PLANS]), default=AUTO, show_default=True, help="The hooks to use."
+)
+loader_option = click.option(
+    "--loader",
+    type=click.Choice([AUTO, *LOADERS]),
+    default=AUTO,
+    show_default=True,
+    help="How to bring them into the kernel.",
 )

@@ -15,7 +15,7 @@ from dm.peer import ManagerError
 from dm.tls import Tls, TlsError
 from dma import logs
 from dma.call import transport
-from dma.capture.plans import AUTO, LOADERS, PLANS, open_capture
+from dma.capture.plans import open_capture
 from dma.capture.target import Target, entered
 from dma.conntrack import Backends, Conntrack, conntrack_around
 from dma.flow import Capture, CaptureError
@@ -25,7 +25,7 @@ from dma.naming.options import naming_options
 from dma.netlink import NetlinkError
 from dma.notify import notify
 from dma.observation import Observation
-from dma.options import config_option
+from dma.options import config_option, loader_option, plan_option
 from dma.report import Identity, Report
 from dma.stream import Reporter
 from dma.tasks import first_of
@@ -98,16 +98,8 @@ class Settings:
     default=0,
     help="The machine's generation, if it is known already.",
 )
-@click.option(
-    "--plan", type=click.Choice([AUTO, *PLANS]), default=AUTO, show_default=True, help="The hooks to use."
-)
-@click.option(
-    "--loader",
-    type=click.Choice([AUTO, *LOADERS]),
-    default=AUTO,
-    show_default=True,
-    help="How to bring them into the kernel.",
-)
+@plan_option
+@loader_option
 @click.option(
     "--metrics",
     metavar="ADDRESS:PORT",

@@ -1,7 +1,6 @@
 """Names by reverse DNS, asked of the name servers that the watched machine itself uses."""
 
 import asyncio
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from dns.rdtypes.ANY.SOA import SOA
 from dma.flow import Address, Destination
 from dma.naming.background import Background
 from dma.naming.cache import Cache
+from dma.naming.dns_answer import host_name
 from dma.naming.method import Counters, Place
 from dma.naming.name import CONFIDENCE, Name, Source
 from dma.naming.resolvers import PORT, configured
@@ -39,8 +39,6 @@ FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 30.0
 """For which a name server that failed is left alone, longer each time."""
 GRACE_S = 4.0
 """For which an expired name still stands while its successor is asked for."""
-
-_HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,253}[a-z0-9_])?", re.ASCII)
 
 
 class Server(NamedTuple):
@@ -210,10 +208,8 @@ def read(response: dns.message.Message) -> Answer:
 
 def _names(rrset: dns.rrset.RRset) -> Iterator[str]:
     for record in rrset:
-        if isinstance(record, PTR):
-            name = record.target.to_text(omit_final_dot=True).lower()
-            if _HOST_NAME.fullmatch(name):
-                yield name
+        if isinstance(record, PTR) and (name := host_name(record.target)):
+            yield name
 
 
 def _negative_ttl_s(response: dns.message.Message) -> float:
