@@ -37,7 +37,9 @@ class _LossReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LossReason
     LOSS_REASON_TABLE_FULL: _LossReason.ValueType  # 4
     """The agent's own table had no room for another edge."""
     LOSS_REASON_NAMES: _LossReason.ValueType  # 5
-    """A service registry could not be read yet, or for long: what is only known by its name there has another."""
+    """A service registry could not be read yet, or for long, or lists more than is followed: what is only known by its
+    name there has another.
+    """
 
 class LossReason(_LossReason, metaclass=_LossReasonEnumTypeWrapper):
     """Why something was not counted."""
@@ -53,7 +55,9 @@ LOSS_REASON_MISSED_PROBE: LossReason.ValueType  # 3
 LOSS_REASON_TABLE_FULL: LossReason.ValueType  # 4
 """The agent's own table had no room for another edge."""
 LOSS_REASON_NAMES: LossReason.ValueType  # 5
-"""A service registry could not be read yet, or for long: what is only known by its name there has another."""
+"""A service registry could not be read yet, or for long, or lists more than is followed: what is only known by its
+name there has another.
+"""
 Global___LossReason: _TypeAlias = LossReason  # noqa: Y015
 
 @_typing.final

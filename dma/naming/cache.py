@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from dma.flow import Address
@@ -63,14 +63,6 @@ class Cache:
         with self._lock:
             if place in self._entries:
                 self._drop(place)
-
-    def settle_all(self, names: Mapping[Place, Iterable[Name]]) -> None:
-        """These are all names of all places."""
-        with self._lock:
-            for place in self._entries.keys() - names.keys():
-                self._drop(place)
-            for place, of_place in names.items():
-                self._put(place, tuple(of_place), until_s=math.inf)
 
     def lookup(self, address: Address, port: int) -> tuple[Name, ...]:
         """The valid names of the port, then those of all the address."""

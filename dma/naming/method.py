@@ -25,7 +25,7 @@ class Counters:
     dropped: int = 0
     """What found no room, or was too much at a time."""
     unnamed: int = 0
-    """Those of the failures while nothing was known to fall back on: what is called may have names that are not."""
+    """How often it was found that what is called may have names here that are not known, nor were before."""
     problem: str = ""
     """The latest failure; empty again when all is well."""
 

@@ -108,6 +108,7 @@ class _Prefix:
     async def list(self) -> None:
         """Take in all that there is, as of one moment."""
         self._keys.clear()
+        self._register.counters.dropped = 0
         start, more = self._start, True
         while more:
             page = await self._range({"key": start, "limit": PAGE, "revision": self._revision})

@@ -55,10 +55,12 @@ class Register:
             self.put(key, {})
 
     def heard(self) -> None:
-        """The registry has answered."""
+        """The registry has answered; as long as it lists more than there is room for, that is told again."""
         self.counters.answers += 1
         self.counters.problem = ""
         self._heard_s = self._clock()
+        if self.counters.dropped or self._cache.evicted:
+            self.counters.unnamed += 1
 
     def silent_s(self) -> float:
         """Seconds since it last answered."""

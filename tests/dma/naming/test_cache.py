@@ -71,18 +71,6 @@ def test_that_there_is_no_name_is_remembered() -> None:
     assert (cache.changed(), len(cache)) == (set(), 0)
 
 
-def test_a_list_of_everything_replaces_what_was_there() -> None:
-    """Places that are not in a registry's list any more lose their names, and only what differs has changed."""
-    cache = Cache()
-    other = ip_address("198.18.0.6")
-    cache.settle_all({DATABASE: [named("db")], Place(other, 80): [named("web")]})
-    assert cache.changed() == {ADDRESS, other}
-    cache.settle_all({DATABASE: [named("db")]})
-    assert cache.changed() == {other}
-    assert cache.lookup(other, 80) == ()
-    assert cache.knows(DATABASE)
-
-
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 20), st.integers(0, 5)), max_size=60))
 def test_it_never_outgrows_its_bounds(events: list[tuple[int, int, int]]) -> None:
     """Whatever comes in what order, there are no more places and names than allowed, and none that has expired."""

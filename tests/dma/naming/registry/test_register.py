@@ -44,6 +44,23 @@ def test_two_keys_may_claim_a_place() -> None:
     assert len(cache) == 0
 
 
+def test_what_finds_no_room_is_told_with_every_answer() -> None:
+    """Whether the feed left services out or the cache did: what is called may have a name that is not known."""
+    made, _ = register()
+    made.heard()
+    assert made.counters.unnamed == 0
+    made.counters.dropped = 1
+    made.heard()
+    assert made.counters.unnamed == 1
+    small = Register(Source.CONSUL, Cache(limit=1), Counters())
+    for number in range(2):
+        place = Place(WEB.address + number, WEB.port)
+        small.put(f"{number}", {place: named(small, "web", place)})
+    small.heard()
+    small.heard()
+    assert small.counters.unnamed == 2
+
+
 def test_only_what_changes_is_told() -> None:
     """Putting down the same again changes nothing."""
     made, cache = register()
