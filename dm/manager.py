@@ -109,9 +109,13 @@ class Manager:
             stack = Stack(spec, generations=generations, now_s=now_s)
             guarded = Guarded(stack, self._operations(stack, limits))
             self._stacks[spec.name] = guarded
+            relaunched = False
         else:
-            guarded.stack.apply(spec, generations=self.store.generations(spec.name), now_s=now_s)
+            relaunched = guarded.stack.apply(spec, generations=self.store.generations(spec.name), now_s=now_s)
             guarded.operations.limits = limits
+        operation = guarded.operations.current
+        if operation is not None and (relaunched or not set(operation.vcds) <= spec.vcds.keys()):
+            guarded.operations.relaunched(now_ms=now_ms())
         guarded.stack.use_image(self.store.current_golden(spec.name), now_s=now_s)
         self.evaluate(guarded)
         return guarded

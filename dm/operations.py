@@ -124,6 +124,11 @@ class Operations:
         if self.current is not None:
             self._command(self.current)
 
+    def relaunched(self, *, now_ms: int) -> None:
+        """The stack was launched anew, perhaps without the machines that were to be taken back."""
+        if self.current is not None:
+            self._end(self.current, Outcome.CANCELLED, "the stack was launched anew", now_ms)
+
     def _decide(self, judgement: Judgement, *, now_s: float, now_ms: int) -> None:
         vcds = self._in_order(
             [suspect.name for suspect in judgement.finding.culprits if not suspect.external]

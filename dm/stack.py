@@ -50,8 +50,8 @@ class Stack:
         self.spec = spec
         self.apply(spec, generations=generations, now_s=now_s)
 
-    def apply(self, spec: Spec, *, generations: Mapping[str, int], now_s: float) -> None:
-        """Take in a declaration; a launch of another name starts everything anew."""
+    def apply(self, spec: Spec, *, generations: Mapping[str, int], now_s: float) -> bool:
+        """Take in a declaration; true for a launch of another name, which starts everything anew."""
         relaunched = spec.launch != self.spec.launch or spec.fingerprint != self.spec.fingerprint
         if relaunched:
             self.vcds.clear()
@@ -67,6 +67,7 @@ class Stack:
                 self.graph.own(name, addresses, now_s=now_s)
         self._sources = {name: vcd.source for name, vcd in self.vcds.items()}
         self.use_image(self.image, now_s=now_s)
+        return relaunched
 
     def use_image(self, image: GoldenImage | None, *, now_s: float) -> None:
         """Hold the graph against another image, or none."""
