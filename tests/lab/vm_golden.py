@@ -11,12 +11,16 @@ import libvirt
 
 from tests.lab.namespace import run
 from tests.lab.vm_guest import Guest, GuestSpec, Host
-from tests.lab.vm_image import GuestImage, ensure_wheel
+from tests.lab.vm_image import SITE_PACKAGES, GuestImage, ensure_wheel
 from tests.lab.vm_store import Store
 
 SNAPSHOT = "golden"
 IDENTITY = "/usr/local/sbin/lab-identity"
 PIPE = "/run/lab-identity"
+UNIT = "stackmend-dma.service"
+ENABLE = (
+    f"install -m0644 {SITE_PACKAGES}/idm/units/{UNIT} /lib/systemd/system && systemctl --quiet enable {UNIT}"
+)
 REVIVE_S = 60
 WARM_S = 120
 
@@ -49,7 +53,10 @@ def golden(store: Store, host: Host, image: GuestImage, *, flavour: str, memory_
 def golden_with_product(
     store: Store, host: Host, image: GuestImage, base: Golden, *, flavour: str, memory_mib: int
 ) -> Golden:
-    """A golden guest with this tree's code installed, and used once: what it reads of its disk stays in memory."""
+    """A golden guest with this tree's code and the agent's unit, used once: what it reads of its disk stays in memory.
+
+    Without its configuration the unit does not start.
+    """
     wheel = ensure_wheel(store)
 
     def build(target: Path) -> None:
@@ -57,10 +64,11 @@ def golden_with_product(
         guest = Guest(host._replace(directory=target), GuestSpec(SNAPSHOT, None, memory_mib), image)
         _begin(guest, base)
         guest.install(wheel)
+        guest.run("sh", "-c", ENABLE, timeout_s=WARM_S)
         guest.run("dma", "doctor", timeout_s=WARM_S)
         _keep(guest, base.waiting)
 
-    digest = hashlib.sha256(f"{base.digest} {wheel.parent.name}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{base.digest} {wheel.parent.name} {ENABLE}".encode()).hexdigest()
     return _golden(store.ensure(f"golden-{flavour}-product-{memory_mib}", digest, build), digest)
 
 
