@@ -5,7 +5,7 @@ thousands of callers costs thousands of steps and not millions.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -19,19 +19,22 @@ NAMED = 3
 
 
 class Contact(NamedTuple):
-    """What one live edge proves of its ends. Times are of the last proof; -inf is never."""
+    """What one live edge proves of its ends. Times are of the last proof; -inf is never.
+
+    A connection was open when its caller's agent was last heard: who is cut off cannot say that it no longer is.
+    """
 
     key: EdgeKey
     established_s: float
     refused_s: float
-    open: bool
+    held_s: float
 
 
 class _Touch(NamedTuple):
-    """A node's partners by when something last came back from or for them, and two that hold a connection."""
+    """A node's partners by when something last came back from or for them, and by when a connection was last open."""
 
     answered: tuple[tuple[float, str], ...]
-    held: tuple[str, ...]
+    held: tuple[tuple[float, str], ...]
 
 
 class Contacts:
@@ -53,13 +56,13 @@ class Contacts:
         return sorted(name for name, _ in zip(others, range(NAMED), strict=False))
 
     def in_touch(self, name: str, *, besides: str, since_s: float) -> int:
-        """2 when an answer went to or came from somebody else since, 1 when a connection is merely open, else 0."""
+        """2 when an answer went to or came from somebody else since, 1 when a connection was merely open, else 0."""
         touch = self._touches.get(name)
         if touch is None:
             touch = self._touches[name] = self._find_touch(name)
         if any(time_s > since_s for time_s, partner in touch.answered if partner != besides):
             return 2
-        return 1 if any(partner != besides for partner in touch.held) else 0
+        return int(any(time_s > since_s for time_s, partner in touch.held if partner != besides))
 
     def _of(self, name: str) -> list[Contact]:
         contacts = self._contacts.get(name)
@@ -71,7 +74,7 @@ class Contacts:
         doors: dict[Called, list[tuple[float, str]]] = {}
         for contact in self._of(name):
             if contact.key.target == name:
-                time_s = math.inf if contact.open else contact.established_s
+                time_s = math.inf if contact.held_s > -math.inf else contact.established_s
                 callers = doors.setdefault(_called(contact.key), [])
                 callers.append((time_s, contact.key.source))
         for reached in doors.values():
@@ -81,15 +84,17 @@ class Contacts:
     def _find_touch(self, name: str) -> _Touch:
         """The two latest partners suffice: whoever asks leaves out one."""
         latest: dict[str, float] = {}
-        held: dict[str, None] = {}
+        held: dict[str, float] = {}
         for contact in self._of(name):
             partner = contact.key.target if contact.key.source == name else contact.key.source
             time_s = max(contact.established_s, contact.refused_s)
             latest[partner] = max(time_s, latest.get(partner, -math.inf))
-            if contact.open and len(held) < 2:
-                held[partner] = None
-        answered = sorted(((time_s, partner) for partner, time_s in latest.items()), reverse=True)[:2]
-        return _Touch(tuple(answered), tuple(held))
+            held[partner] = max(contact.held_s, held.get(partner, -math.inf))
+        return _Touch(_two_latest(latest), _two_latest(held))
+
+
+def _two_latest(times: Mapping[str, float]) -> tuple[tuple[float, str], ...]:
+    return tuple(sorted(((time_s, partner) for partner, time_s in times.items()), reverse=True)[:2])
 
 
 def _called(key: EdgeKey) -> Called:

@@ -44,9 +44,7 @@ def facts(view: View, about: Iterable[Symptom], *, now_s: float) -> Facts:
         down={vcd.name: why for vcd in vcds if (why := vcd.why_down(now_s))},
         silent=frozenset(vcd.name for vcd in vcds if vcd.seen_since_s is None),
         excused=view.deviation.early,
-        contacts=Contacts(
-            lambda name: (_contact(edge, now_s, view.policy) for edge in view.graph.touching(name))
-        ),
+        contacts=Contacts(lambda name: (_contact(view, edge, now_s) for edge in view.graph.touching(name))),
     )
 
 
@@ -101,13 +99,14 @@ class _Calls:
         return key.source not in self._idle and key.source not in passed and self._reach(key.source, passed)
 
 
-def _contact(edge: LiveEdge, now_s: float, policy: Policy) -> Contact:
-    fails = edge.failing(now_s, patience_s=policy.patience_s)
+def _contact(view: View, edge: LiveEdge, now_s: float) -> Contact:
+    fails = edge.failing(now_s, patience_s=view.policy.patience_s)
+    heard_s = view.vcds[edge.key.source].last_heard_s
     refused = edge.last_failure_s if Failure.REFUSED in edge.kinds else None
     established = edge.last_established_s if edge.answers else None
     return Contact(
         edge.key,
         -math.inf if established is None or fails else established,
         -math.inf if refused is None else refused,
-        edge.open > 0 and not fails,
+        heard_s if edge.open > 0 and not fails else -math.inf,
     )

@@ -147,6 +147,23 @@ def test_a_machine_cut_off_from_all_others_is_blamed(victim: str) -> None:
     assert world.culprits() == [victim]
 
 
+def test_a_machine_cut_off_together_with_its_agent_is_blamed() -> None:
+    """That its connections were open when it was last heard proves nothing: its only caller is not blamed instead."""
+    needs = [
+        Need("web", "api", 8000, style=Style.CALLS, period_s=0.5),
+        Need("api", "db", 5432),
+        Need("api", "cache", 6379),
+    ]
+    system = System(needs, vcds=["api", "cache", "db", "web"], externals={})
+    world = system.launch()
+    world.guard(system.learn())
+    world.run(25.0)
+    world.isolated.add("api")
+    world.silent.add("api")
+    assert world.until(Verdict.FAILED, within_s=20.0) is not None
+    assert world.culprits() == ["api"]
+
+
 def test_a_restart_by_hand_is_no_fault() -> None:
     """An instance that is stopped and started again gets the time that its launch took."""
     world = healthy()
