@@ -89,7 +89,8 @@ class GuestAgent(NamedTuple):
             if time.monotonic() > deadline:
                 raise LabError(f"{what}: no end after {timeout_s:.0f} s in {self.domain.name()}")
             time.sleep(pause_s)
-            pause_s = min(2 * pause_s, 0.2)
+            # The agent writes each question to the guest's journal.
+            pause_s = min(2 * pause_s, 0.5)
         return status
 
     def write(self, path: str, content: bytes) -> None:
