@@ -25,7 +25,7 @@ from dm.service.limits import (
 from dm.v1 import agent_pb2, agent_service_pb2_grpc, flow_pb2
 from dm.v1 import agent_service_pb2 as agent_service
 from dm.v1 import stack_service_pb2 as stacks
-from tests.dm.test_service import DB, DEADLINE_S, Agent, Peer, good, run
+from tests.dm.peer import DB, DEADLINE_S, Agent, Peer, good, run
 
 
 def edges(first: int, count: int) -> list[flow_pb2.Edge]:

@@ -8,7 +8,7 @@ from dm.metrics import ManagerCollector
 from dm.v1 import agent_pb2, stack_pb2
 from dm.v1.agent_service_pb2 import ReportRequest
 from dm.v1.golden_service_pb2 import CaptureGoldenRequest
-from tests.dm.test_service import DEADLINE_S, good, manager, refused
+from tests.dm.peer import DEADLINE_S, good, manager, refused
 from tests.scrape import ANY_PORT, scrape, url
 
 

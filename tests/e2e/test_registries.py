@@ -18,7 +18,7 @@ from dm.v1 import agent_pb2, stack_pb2
 from dm.v1 import golden_service_pb2 as golden
 from dm.v1 import stack_service_pb2 as stacks
 from dm.v1.agent_service_pb2 import ReportRequest
-from tests.dm.test_service import Peer, manager
+from tests.dm.peer import Peer, manager
 from tests.dma.capture.lab import SERVER_V4, Cable, Caller, cable
 from tests.dma.recorder import Recorder, served
 from tests.dma.test_run import agent
