@@ -58,7 +58,7 @@ class Operations:
         self._step_ms = self._step_ms or now_ms
         waited_ms = now_ms - self._step_ms
         match operation.phase:
-            case Phase.APPROVAL if judgement.verdict is Verdict.OK:
+            case Phase.APPROVAL | Phase.EVIDENCE if judgement.verdict is Verdict.OK and not operation.manual:
                 self._end(operation, Outcome.CANCELLED, "the stack recovered by itself", now_ms)
             case Phase.EVIDENCE if waited_ms > EVIDENCE_MS:
                 self._revert(operation, "no evidence: the deployer did not answer in time", now_ms)

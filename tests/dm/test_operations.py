@@ -105,6 +105,18 @@ def test_a_verdict_of_ok_alone_is_no_recovery(desk: Desk) -> None:
     assert desk.outcomes() == [Outcome.RECOVERED]
 
 
+def test_a_stack_that_recovers_while_evidence_is_saved_is_left_alone(desk: Desk) -> None:
+    """What the deployer answers then leads to no revert."""
+    desk.world.broken.add("db")
+    desk.run(5.0)
+    assert desk.sent[-1].WhichOneof("action") == "save_evidence"
+    desk.world.broken.clear()
+    desk.run(5.0)
+    desk.answer(evidence="/evidence")
+    assert desk.outcomes() == [Outcome.CANCELLED]
+    assert [command.WhichOneof("action") for command in desk.sent] == ["save_evidence"]
+
+
 def test_a_killed_manager_goes_on_and_repeats_only_the_same_command(desk: Desk) -> None:
     """After a restart the command under way is sent again with its own token, so that nothing is done twice."""
     desk.world.broken.add("db")
