@@ -19,13 +19,14 @@ from tests.lab.namespace import run
 from tests.lab.vm_store import Store
 
 ROOT = Path(__file__).parents[2]
-TREE = Path(__file__).parent / "guest"
+TREE, CLOUD_TREE = Path(__file__).parent / "guest", Path(__file__).parent / "cloud"
 SHOP = ROOT / "examples" / "shop"
 # The agent runs in guests, and the manager may; the deployer runs beside the hypervisor.
 EXTRAS = ("", "dm")
 # What a wheel is made of.
 SOURCES = ("bpf", "dm", "dma", "idm", "proto", "LICENSE", "README.md", "pyproject.toml")
 SITE_PACKAGES = "/opt/stackmend/lib/python3.11/site-packages"
+SETUP = "/usr/local/lib/lab/setup"
 REQUIREMENTS = "usr/local/lib/lab/requirements.txt"
 SUITE, PYTHON = "bookworm", "3.11"
 PLATFORMS = (
@@ -58,8 +59,8 @@ class Flavour(NamedTuple):
 STOCK = Flavour("stock", shop=True)
 # The shop's image drops libraries that bcc's compiler needs, so it is one or the other.
 BCC = Flavour("bcc", ("python3-bpfcc", "linux-headers-cloud-amd64"))
-# As distributions publish them for clouds; without a disk for it, cloud-init does nothing.
-CLOUD = Flavour("cloud", ("cloud-init",), bare=True)
+# As distributions publish them for clouds and for Vagrant; without a disk for it, cloud-init does nothing.
+CLOUD = Flavour("cloud", ("cloud-init", "openssh-server", "sudo"), bare=True)
 # What the capture is measured beside.
 BENCH = Flavour(
     "bench", (*BCC.packages, "bpfcc-tools", "bpftrace", "conntrack", "tcpdump", "kmod", "util-linux")
@@ -109,13 +110,17 @@ def _specified(flavour: Flavour) -> Iterator[ImageSpec]:
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch) / "tree"
         shutil.copytree(TREE, tree)
+        setup: tuple[str, ...] = (SETUP,)
+        if flavour.name == CLOUD.name:
+            shutil.copytree(CLOUD_TREE, tree, dirs_exist_ok=True)
+            setup = ("sh", "-c", f"{SETUP} && {SETUP}-cloud")
         if flavour.shop:
             described = tomllib.loads((SHOP / "image.toml").read_text())
             packages += tuple(described["packages"])
             shutil.copytree(SHOP / described["rootfs"], tree, dirs_exist_ok=True)
         if not flavour.bare:
             (tree / REQUIREMENTS).write_text("".join(sorted(_requirements())))
-        yield ImageSpec(flavour.name, packages, tree=tree, setup=("/usr/local/lib/lab/setup",), suite=SUITE)
+        yield ImageSpec(flavour.name, packages, tree=tree, setup=setup, suite=SUITE)
 
 
 def _requirements() -> Iterator[str]:
