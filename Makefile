@@ -16,6 +16,7 @@ PACKAGES := python3-venv clang llvm libbpf-dev libbpf1 linux-libc-dev python3-bp
             python3-libvirt qemu-utils systemd-container dnsmasq-base openssl openssh-client postgresql-client
 # Beyond these the VM lab needs a hypervisor, and what writes the guests' disk.
 VM_PACKAGES := libvirt-daemon libvirt-clients dnsmasq-base qemu-system-x86 e2fsprogs
+VAGRANT_PACKAGES := vagrant vagrant-libvirt
 # What the capture is measured beside.
 BENCH_PACKAGES := bpftrace conntrack tcpdump
 
@@ -42,6 +43,9 @@ bench-rollback: $(VENV)/ready $(OBJECT)
 
 test-vm: $(VENV)/ready $(VENV)/vm-packages $(OBJECT)
 	$(SUDO) $(BIN)/python -m pytest -m vm $(ARGS)
+
+test-vagrant: $(VENV)/ready $(VENV)/vm-packages $(VENV)/vagrant-packages $(OBJECT)
+	$(SUDO) $(BIN)/python -m pytest -m vagrant $(ARGS)
 
 bench-revert: $(VENV)/ready $(VENV)/vm-packages $(OBJECT)
 	$(SUDO) $(BIN)/python -m tests.bench.revert
@@ -91,8 +95,9 @@ lock:
 
 $(VENV)/packages: WANTED := $(PACKAGES)
 $(VENV)/vm-packages: WANTED := $(VM_PACKAGES)
+$(VENV)/vagrant-packages: WANTED := $(VAGRANT_PACKAGES)
 $(VENV)/bench-packages: WANTED := $(BENCH_PACKAGES)
-$(VENV)/packages $(VENV)/vm-packages $(VENV)/bench-packages: Makefile
+$(VENV)/packages $(VENV)/vm-packages $(VENV)/vagrant-packages $(VENV)/bench-packages: Makefile
 	@missing=$$(for p in $(WANTED); do \
 	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \

@@ -87,9 +87,10 @@ def adopt_command(choice: Choice, domains: tuple[str, ...], name: str | None, wa
 
 @click.command("vagrant")
 @click.argument("when", type=click.Choice(["before", "after"]))
+@click.argument("action")
 @click.pass_obj
-def vagrant_command(choice: Choice, when: str) -> None:
-    """Keep guarding the machines of a Vagrant project: for its triggers.
+def vagrant_command(choice: Choice, when: str, action: str) -> None:
+    """Keep guarding the machines of a Vagrant project: for its triggers. ACTION is Vagrant's, such as up or destroy.
 
     The project is the directory of the manifest, which is written when there is none. BEFORE machines are halted,
     reloaded or destroyed nothing is rolled back any more; AFTER they came or went the stack is brought in line.
@@ -98,7 +99,7 @@ def vagrant_command(choice: Choice, when: str) -> None:
         if when == "before":
             _leave(choice)
         else:
-            _follow(choice)
+            _follow(choice, ending=action == "destroy")
 
 
 @contextmanager
@@ -116,11 +117,11 @@ def _leave(choice: Choice) -> None:
         click.echo("nothing is rolled back until all machines run again")
 
 
-def _follow(choice: Choice) -> None:
+def _follow(choice: Choice, *, ending: bool) -> None:
     with _hypervisor(choice) as hypervisor:
         created = vagrant.machines(choice.manifest.absolute().parent)
         domains = sorted(filter(None, map(hypervisor.name_of, created.values())))
-        step = vagrant.follow(_view(choice, hypervisor, domains))
+        step = vagrant.follow(_view(choice, hypervisor, domains), ending=ending)
         if step.say:
             click.echo(step.say)
         if step.down:

@@ -44,10 +44,15 @@ def machines(project: Path) -> dict[str, str]:
     return found
 
 
-def follow(view: View) -> Step:
-    """What brings the stack in line with the machines. Raises :class:`DeployError` when a person has to decide."""
+def follow(view: View, *, ending: bool = False) -> Step:
+    """What brings the stack in line with the machines; while they are ``ending`` nothing is begun.
+
+    Raises :class:`DeployError` when a person has to decide.
+    """
     if gone := view.declared - view.existing:
         return Step(down=view.deployed, say=f"{_list(gone)} not there: nothing is guarded")
+    if ending:
+        return Step()
     if not view.existing:
         return Step(say="there are no machines yet: vagrant up makes them")
     new = view.existing - view.declared

@@ -80,13 +80,13 @@ def test_what_cannot_be_adopted_is_told(idm: Idm) -> None:
 
 def test_a_project_without_machines_is_left_alone(idm: Idm) -> None:
     """Neither before nor after anything is there to be done."""
-    assert idm("vagrant", "before").output == ""
-    assert idm("vagrant", "after").output == "there are no machines yet: vagrant up makes them\n"
+    assert idm("vagrant", "before", "halt").output == ""
+    assert idm("vagrant", "after", "up").output == "there are no machines yet: vagrant up makes them\n"
 
 
 def test_machines_that_are_not_there_any_more_are_told(idm: Idm) -> None:
     """A stack that is down stays so while one of its machines is missing."""
     assert idm("adopt", "proj_*").exit_code == 0
     idm.manifest.write_text(idm.manifest.read_text().replace('"proj_b"', '"proj_gone"'))
-    said = idm("vagrant", "after")
+    said = idm("vagrant", "after", "up")
     assert (said.exit_code, said.output) == (0, "proj_gone is not there: nothing is guarded\n")

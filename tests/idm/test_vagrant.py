@@ -37,6 +37,7 @@ def test_a_machine_that_is_destroyed_ends_the_stack() -> None:
     gone = GUARDED._replace(existing=ONE, running=ONE)
     assert follow(gone) == Step(down=True, say="p_b is not there: nothing is guarded")
     assert not follow(gone._replace(deployed=False)).down
+    assert follow(gone._replace(declared=NONE), ending=True) == Step()
     assert follow(View(NONE, NONE, NONE, untouched=False, deployed=False, attended=False)).say.startswith(
         "there are no machines yet"
     )
