@@ -348,7 +348,14 @@ def _known(
         return EdgeState.MISSING, source.over
     if target is not None and target.over:
         return EdgeState.FAILING, target.over
-    deaf = target is not None and target.seen_since_s is not None and golden.key.door in target.deaf
-    if deaf and (live is None or live.open == 0):
+    deaf_s = None
+    if target is not None and target.seen_since_s is not None:
+        deaf_s = target.deaf.get(golden.key.door)
+    if deaf_s is not None and (live is None or not _answered(live, since_s=deaf_s)):
         return EdgeState.FAILING, f"{golden.target} no longer listens there"
     return None
+
+
+def _answered(live: LiveEdge, *, since_s: float) -> bool:
+    """Whether its target has answered since, or holds a connection open: it may listen again, and not have said so."""
+    return live.open > 0 or (live.answers and (live.last_established_s or 0.0) > since_s)

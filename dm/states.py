@@ -1,6 +1,8 @@
 """The states of an edge against the golden image, and the sentences that say why. Pure values."""
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from dm.edge import Door, LiveEdge
@@ -33,12 +35,13 @@ class Judged(NamedTuple):
 class Source(NamedTuple):
     """What is known of a VCD: when it started, and since when its agent sees everything (None: it does not).
 
-    ``deaf`` is where it listened since it started and does no longer, ``over`` says that it does not run.
+    ``deaf`` is where it listened since it started and does no longer, with when that was told; ``over`` says that it
+    does not run.
     """
 
     started_s: float
     seen_since_s: float | None
-    deaf: frozenset[Door] = frozenset()
+    deaf: Mapping[Door, float] = MappingProxyType({})
     over: str = ""
 
 

@@ -59,6 +59,7 @@ class VcdState:
         self._adopted = 0
         self._listened: frozenset[Door] = frozenset()
         self._listens: frozenset[Door] = frozenset()
+        self._deaf: dict[Door, float] = {}
 
     def begin(self, session: str) -> None:
         """An agent says hello; what it counts begins anew with another session."""
@@ -82,11 +83,12 @@ class VcdState:
     def source(self) -> Source:
         """What its own edges are judged by."""
         over = f"{self.name} is {self.power}" if self.power in OVER else ""
-        return Source(self.started_s, self.seen_since_s, self._listened - self._listens, over)
+        return Source(self.started_s, self.seen_since_s, self._deaf, over)
 
-    def listen(self, listeners: frozenset[Door]) -> bool:
+    def listen(self, listeners: frozenset[Door], *, now_s: float) -> bool:
         """Its agent said where it listens; whether that is other than before."""
         changed = listeners != self._listens
+        self._deaf = {door: self._deaf.get(door, now_s) for door in self._listened - listeners}
         self._listens = listeners
         self._listened = listeners | (self._listened if len(self._listened) < DOORS_KEPT else frozenset())
         return changed
@@ -112,6 +114,7 @@ class VcdState:
         self.generation += restarted
         if restarted:
             self._listened = self._listens = frozenset()
+            self._deaf = {}
         return restarted
 
     def is_forgiven(self, now_s: float) -> bool:

@@ -72,6 +72,16 @@ def test_who_listens_no_longer_is_found_behind_who_calls_no_longer() -> None:
     assert sorted(world.culprits()) == ["api", "web"]
 
 
+@pytest.mark.parametrize("name", ["web", "api", "cache", "db", "queue"])
+def test_who_answers_calls_listens_whatever_was_said(name: str) -> None:
+    """A server that was looked at while it was restarted is no fault as soon as anybody gets through to it again."""
+    world = healthy()
+    since_s = world.now_s
+    world.stack.presence(world.vcd(name), [world.addresses[name]], frozenset(), now_s=world.now_s)
+    world.run(10.0)
+    assert Verdict.FAILED not in world.verdicts(since_s=since_s)
+
+
 def test_a_service_that_takes_datagrams_is_found() -> None:
     """Datagrams that nobody takes are refused, and whoever should take them is blamed."""
     world = healthy()
