@@ -18,7 +18,7 @@ from dma.presence import Presence
 from dma.table import DEFAULT_LIMIT, Table
 
 # Listeners and backends change rarely, and reading them costs in proportion to how many there are. The manager takes a
-# port on which nothing listens any more as evidence.
+# port on which nothing listens any more as evidence, so that after a change they are read again: it may be a restart.
 LISTENERS_EVERY = 2
 SELDOM = 5
 
@@ -44,6 +44,7 @@ class Observation:
         self._backends = backends or Backends()
         self._limit = limit
         self._surveys = 0
+        self._moved = False
         self._noted = 0  # revision of the table
         self._begin()
         self.survey()
@@ -68,8 +69,9 @@ class Observation:
         try:
             self._existing.refresh()
             addresses = presence.addresses()
-            seldom = self._surveys % LISTENERS_EVERY == 0
-            listeners = presence.listeners() if seldom else self.presence.listeners
+            look = self._moved or self._surveys % LISTENERS_EVERY == 0
+            listeners = presence.listeners() if look else self.presence.listeners
+            self._moved = listeners != self.presence.listeners
             self.presence = Presence(addresses, listeners)
         except NetlinkError as e:
             log.warning("sockets and addresses unknown", reason=str(e))
