@@ -9,7 +9,7 @@ from idm.driver import Completed, DriverError
 from idm.errors import DeployError
 
 # Where instructions are emulated, and while a guest boots, a shell takes its time.
-SCRIPT_S = 60.0
+SCRIPT_S = 120.0
 JOURNAL_S, JOURNAL_LINES = 10.0, 3
 _WHY = {
     script.Refusal.NO_SYSTEMD: "it is not run by systemd: start the agent there by yourself, from an image",

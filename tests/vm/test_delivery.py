@@ -145,7 +145,7 @@ def test_a_guest_with_a_seed_is_saved_and_taken_back(vm_lab: LibvirtLab, cloud: 
 def test_nothing_of_it_is_left(idm: Idm, vm_lab: LibvirtLab, plain: Guest, up: str) -> None:
     """The seed goes with the stack; the guest that was there before has nothing of the product any more."""
     assert up
-    idm("down")
+    assert idm("down") == "seed is down\n"
     assert not (vm_lab.directory / "vms" / "seed").exists()
     left = plain.run(
         "sh", "-c", "ls -d /etc/stackmend /usr/local/lib/stackmend /usr/local/bin/dma", check=False
