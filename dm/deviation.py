@@ -130,7 +130,7 @@ class Deviation:
 
     def stack(self) -> float:
         """The whole stack's deviation."""
-        return self._wrong[""] / max(self._total[""], 1)
+        return min(1.0, self._wrong[""] / max(self._total[""], 1))
 
     def vcds(self) -> dict[str, float]:
         """The deviation of each VCD that deviates at all."""
@@ -194,6 +194,11 @@ class Deviation:
             return EdgeState.FAILING, failure_sentence(live, now_s), None
         if self.has_to_be(golden.key) and (known := _known(golden, live, sources)):
             state, reason = known
+            # A caller that never tried there, but elsewhere and in vain, is wrong by itself.
+            if not sources[golden.source].over and (
+                other := self._replacement(golden.key, now_s, overdue=False)
+            ):
+                state, reason = EdgeState.RETARGETED, other
             return (state, reason, None) if now_s >= due_s else (EdgeState.WAITING, reason, due_s)
         stuck_s = None
         if live is not None and live.oldest_pending_s is not None:
@@ -301,9 +306,7 @@ class Deviation:
     def _counts(self, key: EdgeKey, state: EdgeState) -> bool:
         if state is not EdgeState.UNEXPECTED:
             return state in WRONG
-        retargeted = self._keys[EdgeState.RETARGETED]
-        replaces = any(other in retargeted for other in self._kin.near(key))
-        return not replaces and (key.target in self._vcds or self.policy.count_external)
+        return key.target in self._vcds or self.policy.count_external
 
     def _set(
         self, key: EdgeKey, state: EdgeState, reason: str, deadline_s: float | None, now_s: float

@@ -87,9 +87,7 @@ def _edges(deviation: Deviation, policy: Policy, about: str) -> Iterator[EdgeRea
             if (rule := rule_for(deviation.image.rules, key)) is not None:
                 sentences.append(f"a rule says: {rule}")
             if golden is None and not judged.counted and judged.state is EdgeState.UNEXPECTED:
-                sentences.append(
-                    "it leads outside the stack or replaces another, so it does not count by itself"
-                )
+                sentences.append("it leads outside the stack, so it does not count by itself")
             yield EdgeReasons(key, judged.state, judged.counted, tuple(sentences))
 
 
