@@ -6,7 +6,7 @@ thousands of callers costs thousands of steps and not millions.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from dm.edge import EdgeKey
@@ -28,6 +28,15 @@ class Contact(NamedTuple):
     established_s: float
     refused_s: float
     held_s: float
+    fails: bool
+
+
+class _Callers(NamedTuple):
+    """Who calls at one port: by when they last got through, some that hold a connection, and two that fail."""
+
+    reached: list[tuple[float, str]]
+    holding: list[str]
+    failing: list[str]
 
 
 class _Touch(NamedTuple):
@@ -44,16 +53,25 @@ class Contacts:
         self._touching = touching
         self._contacts: dict[str, list[Contact]] = {}
         self._touches: dict[str, _Touch] = {}
-        self._doors: dict[str, dict[Called, list[tuple[float, str]]]] = {}
+        self._doors: dict[str, dict[Called, _Callers]] = {}
 
     def reached_by(self, key: EdgeKey, *, since_s: float) -> list[str]:
-        """Some others who got through to the same port of an edge's target since then, in a stable order."""
+        """Some others who got through to the same port of an edge's target since then, in a stable order.
+
+        One that merely holds a connection may not be using it, and a cut one stays open: it is believed only while
+        nobody but the edge's source fails there.
+        """
         doors = self._doors.get(key.target)
         if doors is None:
             doors = self._doors[key.target] = self._find_doors(key.target)
-        reached = takewhile(lambda one: one[0] > since_s, doors.get(_called(key), ()))
-        others = (source for _, source in reached if source != key.source)
-        return sorted(name for name, _ in zip(others, range(NAMED), strict=False))
+        callers = doors.get(_called(key))
+        if callers is None:
+            return []
+        reached = takewhile(lambda one: one[0] > since_s, callers.reached)
+        others = [name for _, name in islice((one for one in reached if one[1] != key.source), NAMED)]
+        if not others and not any(name != key.source for name in callers.failing):
+            others = [name for name in callers.holding if name != key.source][:NAMED]
+        return sorted(others)
 
     def in_touch(self, name: str, *, besides: str, since_s: float) -> int:
         """2 when an answer went to or came from somebody else since, 1 when a connection was merely open, else 0."""
@@ -70,19 +88,30 @@ class Contacts:
             contacts = self._contacts[name] = list(self._touching(name))
         return contacts
 
-    def _find_doors(self, name: str) -> dict[Called, list[tuple[float, str]]]:
-        doors: dict[Called, list[tuple[float, str]]] = {}
+    def _find_doors(self, name: str) -> dict[Called, _Callers]:
+        doors: dict[Called, _Callers] = {}
         for contact in self._of(name):
-            if contact.key.target == name:
-                time_s = math.inf if contact.held_s > -math.inf else contact.established_s
-                callers = doors.setdefault(_called(contact.key), [])
-                callers.append((time_s, contact.key.source))
-        for reached in doors.values():
-            reached.sort(key=lambda one: (-one[0], one[1]))
+            source = contact.key.source
+            if contact.key.target != name:
+                continue
+            callers = doors.setdefault(_called(contact.key), _Callers([], [], []))
+            callers.reached.append((contact.established_s, source))
+            if contact.held_s > -math.inf:
+                callers.holding.append(source)
+            if contact.fails:
+                callers.failing.append(source)
+        for callers in doors.values():
+            callers.reached.sort(key=lambda one: (-one[0], one[1]))
+            callers.holding[:] = sorted(callers.holding)[: NAMED + 1]
+            callers.failing[:] = sorted(callers.failing)[:2]
         return doors
 
     def _find_touch(self, name: str) -> _Touch:
-        """The two latest partners suffice: whoever asks leaves out one."""
+        """The two latest partners suffice: whoever asks leaves out one.
+
+        Where several callers fail, what is merely held open may be cut as well.
+        """
+        failing = {one.key.source for one in self._of(name) if one.fails and one.key.target == name}
         latest: dict[str, float] = {}
         held: dict[str, float] = {}
         for contact in self._of(name):
@@ -90,7 +119,7 @@ class Contacts:
             time_s = max(contact.established_s, contact.refused_s)
             latest[partner] = max(time_s, latest.get(partner, -math.inf))
             held[partner] = max(contact.held_s, held.get(partner, -math.inf))
-        return _Touch(_two_latest(latest), _two_latest(held))
+        return _Touch(_two_latest(latest), _two_latest(held) if len(failing) < 2 else ())
 
 
 def _two_latest(times: Mapping[str, float]) -> tuple[tuple[float, str], ...]:

@@ -109,4 +109,5 @@ def _contact(view: View, edge: LiveEdge, now_s: float) -> Contact:
         -math.inf if established is None or fails else established,
         -math.inf if refused is None else refused,
         heard_s if edge.open > 0 and not fails else -math.inf,
+        fails,
     )

@@ -31,8 +31,9 @@ SYMPTOMS = st.lists(
     unique_by=lambda symptom: symptom.key,
     max_size=12,
 )
+HELD_S = st.one_of(st.just(-math.inf), st.floats(0, 10))
 CONTACTS = st.lists(
-    st.builds(Contact, KEYS, st.floats(0, 10), st.just(-math.inf), st.booleans()),
+    st.builds(Contact, KEYS, st.floats(0, 10), st.just(-math.inf), HELD_S, st.booleans()),
     unique_by=lambda contact: contact.key,
     max_size=12,
 )

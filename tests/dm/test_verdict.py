@@ -3,7 +3,7 @@
 from ipaddress import IPv4Address
 
 from dm.verdict import Verdict
-from tests.sim.program import Need
+from tests.sim.program import Need, Style
 from tests.sim.systems import System, shop
 from tests.sim.world import World
 
@@ -31,6 +31,19 @@ def test_one_wrong_port_among_many_calls_is_found_in_time() -> None:
     assert decided_s is not None
     assert decided_s <= 5.0
     assert world.culprits() == ["app"]
+
+
+def test_a_connection_that_a_hung_caller_holds_does_not_clear_who_is_cut_off() -> None:
+    """While two callers cannot reach db, a third that merely holds a connection to it proves nothing."""
+    needs = [Need(name, "db", 5432, style=Style.CALLS) for name in ("one", "two")]
+    needs += [Need("three", "db", 5432), Need("three", "log", 514, style=Style.CALLS)]
+    needs += [Need(name, "log", 514) for name in ("one", "two")]
+    world = healthy(System(needs, vcds=["db", "log", "one", "three", "two"], externals={}))
+    world.hung.add("three")
+    world.isolated.add("db")
+    assert world.until(Verdict.FAILED, within_s=15.0) is not None
+    world.run(5.0)
+    assert set(world.culprits()) == {"db", "three"}
 
 
 def test_a_caller_that_is_wrong_by_itself_is_found_beside_the_dead_target_it_should_call() -> None:
