@@ -39,8 +39,16 @@ def main() -> None:
     metavar="ADDRESS:PORT",
     help="Serve metrics in Prometheus' format to whoever reaches this address, such as 127.0.0.1:9465.",
 )
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    envvar="STACKMEND_RECORD",
+    help="Keep in this file what agents and deployers say, 64 MiB at most: for a bug report.",
+)
 @tls_options
-def serve(listen: tuple[str, ...], state: Path, metrics: str | None, tls: Tls | None) -> None:
+def serve(
+    listen: tuple[str, ...], state: Path, metrics: str | None, record: Path | None, tls: Tls | None
+) -> None:
     """Serve agents, deployers and command lines until SIGTERM."""
     # The server's libraries are of no use to the other commands and take a while to load.
     from dm.log import configure
@@ -51,7 +59,7 @@ def serve(listen: tuple[str, ...], state: Path, metrics: str | None, tls: Tls | 
     configure()
     try:
         with Store(state) as store:
-            asyncio.run(run(store, *listen, tls=tls, metrics=metrics, ready=_notify_ready))
+            asyncio.run(run(store, *listen, tls=tls, metrics=metrics, record=record, ready=_notify_ready))
     except (ServeError, StoreError) as error:
         fail(str(error))
 

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,9 @@ def _explained_stream(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @asynccontextmanager
-async def serving(store: Store, *listen: str, tls: Tls | None = None) -> AsyncIterator[Manager]:
+async def serving(
+    store: Store, *listen: str, tls: Tls | None = None, recorders: Sequence[grpc.aio.ServerInterceptor] = ()
+) -> AsyncIterator[Manager]:
     """Serve at all these addresses while the block runs. Raises :class:`ServeError` when one cannot be used.
 
     With ``tls`` every address but a unix socket is served encrypted and to certificates only; without, only addresses
@@ -114,7 +116,7 @@ async def serving(store: Store, *listen: str, tls: Tls | None = None) -> AsyncIt
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
     ]
-    server = grpc.aio.server(interceptors=[Errors(), Rights(manager)], options=options)
+    server = grpc.aio.server(interceptors=[Errors(), Rights(manager), *recorders], options=options)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(manager), server)
     stack_service_pb2_grpc.add_StackServiceServicer_to_server(StackService(manager), server)
     golden_service_pb2_grpc.add_GoldenServiceServicer_to_server(GoldenService(manager), server)
@@ -177,13 +179,22 @@ def _changed(tls: Tls) -> list[tuple[int, int]]:
 
 
 async def serve(
-    store: Store, *listen: str, tls: Tls | None, metrics: str | None, ready: Callable[[], None]
+    store: Store,
+    *listen: str,
+    tls: Tls | None,
+    metrics: str | None,
+    record: Path | None,
+    ready: Callable[[], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT; raises :class:`ServeError`."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(store, *listen, tls=tls) as manager, _metrics(manager, metrics):
+    async with (
+        _recording(record) as recorders,
+        serving(store, *listen, tls=tls, recorders=recorders) as manager,
+        _metrics(manager, metrics),
+    ):
         log.info("listening", at=listen, tls=tls is not None)
         ready()
         judging = asyncio.create_task(manager.run())
@@ -194,6 +205,22 @@ async def serve(
             judging.result()
         judging.cancel()
     log.info("stopped")
+
+
+@asynccontextmanager
+async def _recording(path: Path | None) -> AsyncIterator[Sequence[grpc.aio.ServerInterceptor]]:
+    """What is said is recorded while the block runs, if it is to be."""
+    if path is None:
+        yield ()
+        return
+    # Of use to nobody else.
+    from dm.service.recording import RecordingError, recording
+
+    try:
+        with recording(path) as recorder:
+            yield (recorder,)
+    except RecordingError as error:
+        raise ServeError(str(error)) from error
 
 
 @asynccontextmanager
