@@ -3,9 +3,12 @@
 Plain dictionaries, by identity, by either end and by address: an update costs the edges that it touches.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
-from dm.edge import ANY_PORT, Address, EdgeKey, Flow, FlowKey, LiveEdge, Pair
+from dm.edge import ANY_PORT, Address, EdgeKey, Flow, FlowKey, LiveEdge, NameClaim, Pair
+
+SITES = frozenset({"NAME_SOURCE_TLS_SNI", "NAME_SOURCE_HTTP_HOST"})
+"""Where names come from that a client asks for, whoever answers."""
 
 Changed = Callable[[LiveEdge], None]
 
@@ -178,7 +181,17 @@ class LiveGraph:
         owner = self._owner.get(flow_key.address)
         if owner is not None:
             return owner
-        return next((claim.name for claim in flow.names if not claim.hint), str(flow_key.address))
+        return _host(flow.names) or str(flow_key.address)
+
+
+def _host(names: Sequence[NameClaim]) -> str:
+    """The host that names speak of; empty when they speak of none.
+
+    What clients ask a place for says who it is only while all ask for the same: a proxy answers for many sites.
+    """
+    sites = [claim.name for claim in names if claim.source in SITES] if len(names) > 1 else []
+    hosts = (claim for claim in names if not claim.hint and not (len(sites) > 1 and claim.source in SITES))
+    return next((claim.name for claim in hosts), "")
 
 
 def _discard(edges: dict[str, dict[EdgeKey, LiveEdge]], name: str, key: EdgeKey) -> None:

@@ -42,6 +42,10 @@ _LOSSES = {
 }
 
 
+ADDRESSES, LISTENERS = 256, 4096
+"""So many the manager takes of one machine; those that are left out are the same ones each time."""
+
+
 def edge(flow: Flow, names: Iterable[Name], *, now_ns: int) -> flow_pb2.Edge:
     """One edge; its times become ages at ``now_ns`` of the monotonic clock."""
     destination = flow.destination
@@ -74,12 +78,14 @@ def edge(flow: Flow, names: Iterable[Name], *, now_ns: int) -> flow_pb2.Edge:
 def presence(value: Presence) -> agent_pb2.Presence:
     """Where the machine can be reached."""
     return agent_pb2.Presence(
-        addresses=[address.packed for address in value.addresses],
+        addresses=[
+            address.packed for address in sorted(value.addresses, key=lambda one: one.packed)[:ADDRESSES]
+        ],
         listeners=[
             agent_pb2.Listener(
                 transport=_TRANSPORTS[one.transport], address=one.address.packed, port=one.port
             )
-            for one in value.listeners
+            for one in sorted(value.listeners, key=lambda one: (one.port, one.address.packed))[:LISTENERS]
         ],
     )
 

@@ -133,6 +133,18 @@ def test_a_host_name_names_the_node_and_a_hint_does_not() -> None:
     assert {edge.key.target for edge in live} == {"pay.example", "198.18.9.2"}
 
 
+def test_a_proxy_is_not_called_by_one_of_its_sites() -> None:
+    """What clients ask for at a place names it while it is one; of several none is the place's, now or later."""
+    live = graph()
+    one = NameClaim("a.example", "NAME_SOURCE_TLS_SNI", 70, hint=False)
+    other = NameClaim("b.example", "NAME_SOURCE_TLS_SNI", 70, hint=False)
+    host = NameClaim("proxy.example", "NAME_SOURCE_REVERSE_DNS", 60, hint=False)
+    live.put(key("api", "198.18.9.1"), flow()._replace(names=(one,)), now_s=9.0)
+    live.put(key("api", "198.18.9.2"), flow()._replace(names=(one, other)), now_s=9.0)
+    live.put(key("api", "198.18.9.3"), flow()._replace(names=(other, one, host)), now_s=9.0)
+    assert {edge.key.target for edge in live} == {"a.example", "198.18.9.2", "proxy.example"}
+
+
 def registered(service: str) -> Flow:
     """A flow whose destination a registry knows."""
     claims = (

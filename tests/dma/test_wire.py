@@ -3,10 +3,13 @@
 import time
 from ipaddress import ip_address
 
+from dm.service.limits import ADDRESSES, LISTENERS
 from dm.v1 import agent_pb2, flow_pb2
 from dma import wire
-from dma.flow import Backend, Failure, Loss
+from dma.flow import Backend, Failure, Loss, Transport
 from dma.naming.name import Name, Source
+from dma.presence import Presence
+from dma.sockets import Listener
 from tests.dma.scripted import flow
 
 SECOND_NS = 1_000_000_000
@@ -60,3 +63,12 @@ def test_every_kind_has_its_number() -> None:
     assert len({name.source for name in edge.names} - {flow_pb2.NAME_SOURCE_UNSPECIFIED}) == len(Source)
     losses = wire.coverage(dict.fromkeys(Loss, 1), overflow=1).losses
     assert len({loss.reason for loss in losses} - {agent_pb2.LOSS_REASON_UNSPECIFIED}) == len(Loss) + 1
+
+
+def test_no_more_is_told_than_the_manager_takes() -> None:
+    """A machine with thousands of addresses and listeners tells the same first ones each time."""
+    addresses = tuple(ip_address(f"198.18.{number // 250}.{1 + number % 250}") for number in range(300))
+    listeners = tuple(Listener(Transport.TCP, addresses[0], port) for port in range(1, 5001))
+    told = wire.presence(Presence(addresses, listeners))
+    assert (len(told.addresses), len(told.listeners)) == (ADDRESSES, LISTENERS)
+    assert told == wire.presence(Presence(addresses[::-1], listeners[::-1]))
