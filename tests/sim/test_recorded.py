@@ -1,0 +1,44 @@
+"""Recordings of real managers' wires, judged again in virtual time as they were judged then."""
+
+import asyncio
+import gzip
+from pathlib import Path
+
+from dm.client import connect
+from dm.service.recording import recording
+from dm.service.server import serving
+from dm.store.sqlite import Store
+from dm.v1.golden_service_pb2 import CaptureGoldenRequest
+from dm.v1.stack_pb2 import VERDICT_FAILED
+from dm.verdict import Verdict
+from tests.dm.peer import DEADLINE_S, Peer, good, refused
+from tests.sim.recorded import Player
+
+
+async def refuse(folder: Path, file: Path) -> None:
+    """A stack of two is learned, and then its server refuses its client; all of it recorded."""
+    address = f"unix:{folder}/dm.sock"
+    with Store(folder / "dm.sqlite") as store, recording(file) as recorder:
+        async with serving(store, address, recorders=[recorder]) as served, connect(address) as channel:
+            judging = asyncio.create_task(served.run())
+            peer = Peer(channel, served)
+            await peer.apply()
+            async with peer.agent("web") as web, peer.agent("db") as db:
+                await db.report()
+                await web.report(good())
+                await peer.golden.CaptureGolden(CaptureGoldenRequest(stack="pair"), timeout=DEADLINE_S)
+                await web.report(refused(3))
+                await peer.until(lambda status: status.verdict == VERDICT_FAILED)
+                await web.report(refused(4))
+            judging.cancel()
+
+
+def test_a_recording_is_judged_as_its_manager_judged(tmp_path: Path) -> None:
+    """What a real manager recorded leads to its verdict and its culprit again, and takes no time."""
+    plain, packed = tmp_path / "recording.jsonl", tmp_path / "recording.jsonl.gz"
+    asyncio.run(refuse(tmp_path, plain))
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    history = Player().play(packed)
+    failed = [judgement for judgement in history if judgement.verdict is Verdict.FAILED]
+    assert failed
+    assert {suspect.name for one in failed for suspect in one.finding.culprits} == {"db"}
