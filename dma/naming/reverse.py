@@ -3,25 +3,14 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-import dns.asyncquery
-import dns.exception
-import dns.message
-import dns.rcode
-import dns.rdatatype
-import dns.reversename
-import dns.rrset
-from dns.rdtypes.ANY.PTR import PTR
-from dns.rdtypes.ANY.SOA import SOA
-
 from dma.flow import Address, Destination
 from dma.naming.background import Background
 from dma.naming.cache import Cache
-from dma.naming.dns_answer import host_name
 from dma.naming.method import Counters, Place
 from dma.naming.name import CONFIDENCE, Name, Source
 from dma.naming.resolvers import PORT, configured
@@ -142,6 +131,9 @@ class ReverseDns:
                 continue
             await self._take_turn()
             try:
+                # The library takes a tenth of a second to load: not before there is something to ask.
+                from dma.naming.pointers import query
+
                 answer = await query(server, address)
             except ReverseError as e:
                 pause.lengthen()
@@ -180,42 +172,3 @@ class _Pause:
 def configured_servers(root: Path) -> list[Server]:
     """The name servers of the watched machine, as its files say now."""
     return [Server(address, PORT) for address in configured(root)]
-
-
-async def query(server: Server, address: Address) -> Answer:
-    """Ask for an address's names, by TCP if there are too many for a datagram. Raises :class:`ReverseError`."""
-    question = dns.message.make_query(dns.reversename.from_address(str(address)), dns.rdatatype.PTR)
-    try:
-        response, _ = await dns.asyncquery.udp_with_fallback(
-            question, str(server.address), timeout=TIMEOUT_S, port=server.port, ignore_errors=True
-        )
-    except (dns.exception.DNSException, OSError, EOFError, ValueError) as e:
-        reason = "does not answer" if isinstance(e, dns.exception.Timeout) else f"cannot be asked: {e}"
-        raise ReverseError(f"the name server {server.address} {reason}: look at it") from e
-    return read(response)
-
-
-def read(response: dns.message.Message) -> Answer:
-    """What a response says; raises :class:`ReverseError` when it tells of a failure."""
-    if response.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-        raise ReverseError(f"the name server fails with {dns.rcode.to_text(response.rcode())}: see its log")
-    pointers = [(rrset.ttl, name) for rrset in response.answer for name in _names(rrset)]
-    if not pointers:
-        return Answer((), _negative_ttl_s(response))
-    ttl_s = min(max(min(ttl_s for ttl_s, _ in pointers), MIN_TTL_S), MAX_TTL_S)
-    return Answer(tuple(dict.fromkeys(name for _, name in pointers)), ttl_s)
-
-
-def _names(rrset: dns.rrset.RRset) -> Iterator[str]:
-    for record in rrset:
-        if isinstance(record, PTR) and (name := host_name(record.target)):
-            yield name
-
-
-def _negative_ttl_s(response: dns.message.Message) -> float:
-    """For how long there is no name, as the zone says it (RFC 2308)."""
-    for rrset in response.authority:
-        for record in rrset:
-            if isinstance(record, SOA):
-                return min(max(min(rrset.ttl, record.minimum), MIN_TTL_S), MAX_NEGATIVE_TTL_S)
-    return NEGATIVE_TTL_S

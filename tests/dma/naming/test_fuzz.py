@@ -21,8 +21,8 @@ from dma.naming.bindings import Bindings
 from dma.naming.cache import LIMIT
 from dma.naming.dns_answer import DnsError, read_answer
 from dma.naming.dns_socket import message_in
+from dma.naming.pointers import read as read_names
 from dma.naming.reverse import ReverseError
-from dma.naming.reverse import read as read_names
 from dma.naming.traffic.greetings import said_by_client, said_by_server
 from tests.dma.naming.test_dns_answer import answering
 

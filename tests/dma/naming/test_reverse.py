@@ -16,8 +16,9 @@ import pytest
 
 from dma import sockets
 from dma.naming import reverse
+from dma.naming.pointers import read
 from dma.naming.resolvers import PORT
-from dma.naming.reverse import QUEUE, ReverseDns, ReverseError, Server, configured_servers, read
+from dma.naming.reverse import QUEUE, ReverseDns, ReverseError, Server, configured_servers
 from tests.dma.capture.lab import CLIENT_V4, CLIENT_V6, SERVER_V4, Cable, within
 from tests.dma.naming.places import calling
 from tests.lab.consul import DNS, Consul
