@@ -13,7 +13,7 @@ from idm.manager import Access, answers
 
 PROGRAM = "/usr/local/bin/dm"
 # A VM that has just been started boots first.
-READY_S = 240.0
+READY_S = 400.0
 AGAIN_S = 0.5
 
 
