@@ -19,6 +19,7 @@ from typing import Self
 import libvirt
 
 from tests.lab.namespace import PREFIX, LabError, Namespace, delete, namespace, orphaned, run
+from tests.lab.processes import processes
 from tests.lab.vm_golden import Golden, golden, golden_with_product, revive
 from tests.lab.vm_guest import CPU, TB_CACHE_MIB, Guest, GuestSpec, Host, domain_kind
 from tests.lab.vm_image import STOCK, Flavour, GuestImage, ensure_image, ensure_wheel, with_product
@@ -253,9 +254,9 @@ def members(directory: Path) -> Iterable[int]:
 
 
 def _end(directory: Path) -> None:
-    """Kill a lab's processes, guests included, by their pids."""
+    """Kill a lab's processes, guests and what deploys them included, by their pids."""
     deadline = time.monotonic() + END_S
-    while left := list(members(directory)):
+    while left := {*members(directory), *processes(f"{directory}/")}:
         if time.monotonic() > deadline:
             raise LabError(f"processes {left} of {directory} do not end: look at what they wait for")
         for pid in left:
