@@ -16,6 +16,8 @@ from dm.v1 import agent_pb2, agent_service_pb2, golden_service_pb2, rollback_ser
 from dm.vcd import VcdState
 from dm.verdict import Judgement
 
+KEPT = Path(__file__).resolve().parent.parent / "recordings"
+"""Up to the end of the stack, and without what only operations are told."""
 BEGIN_S = 1000.0
 LOOK_S = 0.25
 

@@ -4,6 +4,8 @@ import asyncio
 import gzip
 from pathlib import Path
 
+import pytest
+
 from dm.client import connect
 from dm.service.recording import recording
 from dm.service.server import serving
@@ -12,7 +14,10 @@ from dm.v1.golden_service_pb2 import CaptureGoldenRequest
 from dm.v1.stack_pb2 import VERDICT_FAILED
 from dm.verdict import Verdict
 from tests.dm.peer import DEADLINE_S, Peer, good, refused
-from tests.sim.recorded import Player
+from tests.sim.recorded import KEPT, Player
+
+CULPRITS = {"crash": "cache", "partition": "api", "misconfig": "api"}
+"""Who was broken on purpose in the recordings of ``make demo``."""
 
 
 async def refuse(folder: Path, file: Path) -> None:
@@ -42,3 +47,25 @@ def test_a_recording_is_judged_as_its_manager_judged(tmp_path: Path) -> None:
     failed = [judgement for judgement in history if judgement.verdict is Verdict.FAILED]
     assert failed
     assert {suspect.name for one in failed for suspect in one.finding.culprits} == {"db"}
+
+
+def test_every_recording_that_is_kept_is_played() -> None:
+    """A file that no test judges would prove nothing."""
+    assert {path.name for path in KEPT.iterdir()} == {f"shop-{name}.jsonl.gz" for name in (*CULPRITS, "none")}
+
+
+@pytest.mark.parametrize(("fault", "culprit"), CULPRITS.items())
+def test_who_was_broken_in_the_shop_is_blamed_and_nobody_else(fault: str, culprit: str) -> None:
+    """From the first decision to the last it is the one that was broken, and once taken back all is well."""
+    history = Player().play(KEPT / f"shop-{fault}.jsonl.gz")
+    failed = [judgement for judgement in history if judgement.verdict is Verdict.FAILED]
+    assert failed
+    assert {suspect.name for one in failed for suspect in one.finding.culprits} == {culprit}
+    assert history[-1].verdict is Verdict.OK
+
+
+def test_nobody_is_blamed_in_the_shop_when_nothing_was_broken() -> None:
+    """A launch, a snapshot and some quiet time after it end well, and never fail on the way."""
+    history = Player().play(KEPT / "shop-none.jsonl.gz")
+    assert Verdict.FAILED not in {judgement.verdict for judgement in history}
+    assert history[-1].verdict is Verdict.OK
