@@ -11,9 +11,14 @@ from idm import manifest
 from idm.cli import main
 
 URI = "test:///default"
+# Addresses on this hypervisor follow from the number of domains that were ever started in this process.
+NETWORK = """
+<network><name>wide</name><bridge name='wide0'/><ip address='198.18.0.1' netmask='255.255.0.0'>
+<dhcp><range start='198.18.0.2' end='198.18.255.254'/></dhcp></ip></network>
+"""
 DOMAIN = """
 <domain type='test'><name>{name}</name><uuid>{uuid}</uuid><memory>1024</memory><os><type>hvm</type></os>
-<devices><interface type='network'><mac address='52:54:00:00:00:0{number}'/><source network='default'/></interface>
+<devices><interface type='network'><mac address='52:54:00:00:00:0{number}'/><source network='wide'/></interface>
 </devices></domain>
 """
 UUIDS = {f"proj_{name}": f"00000000-0000-0000-0000-00000000000{n}" for n, name in enumerate(("a", "b"), 1)}
@@ -23,6 +28,7 @@ UUIDS = {f"proj_{name}": f"00000000-0000-0000-0000-00000000000{n}" for n, name i
 def hypervisor() -> Iterator[libvirt.virConnect]:
     """Two domains run on it; as long as this connection is open it remembers them."""
     connection = libvirt.open(URI)
+    network = connection.networkCreateXML(NETWORK)
     domains = [
         connection.createXML(DOMAIN.format(name=name, uuid=uuid, number=number))
         for number, (name, uuid) in enumerate(UUIDS.items(), 1)
@@ -30,6 +36,7 @@ def hypervisor() -> Iterator[libvirt.virConnect]:
     yield connection
     for domain in domains:
         domain.destroy()
+    network.destroy()
     connection.close()
 
 
@@ -60,9 +67,9 @@ def test_domains_that_run_are_adopted(idm: Idm) -> None:
     """A pattern names them; the manifest has them with their addresses, and is never written over."""
     assert idm("adopt", "proj_*").exit_code == 0
     read = manifest.load(idm.manifest)
-    assert (read.stack.name, read.network.libvirt) == ("project", "default")
+    assert (read.stack.name, read.network.libvirt) == ("project", "wide")
     assert {name: vcd.domain for name, vcd in read.vcd.items()} == {"a": "proj_a", "b": "proj_b"}
-    assert all(vcd.address.startswith("192.168.122.") for vcd in read.vcd.values())
+    assert all(vcd.address.startswith("198.18.") for vcd in read.vcd.values())
     again = idm("adopt", "proj_*")
     assert again.exit_code == 1
     assert again.stderr == f"idm: {idm.manifest} is there already: remove it, or name another by --file\n"
