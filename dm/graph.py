@@ -5,7 +5,7 @@ Plain dictionaries, by identity, by either end and by address: an update costs t
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
-from dm.edge import ANY_PORT, Address, EdgeKey, Flow, FlowKey, LiveEdge, NameClaim, Pair
+from dm.edge import ANY_PORT, Address, Door, EdgeKey, Flow, FlowKey, LiveEdge, NameClaim, Pair
 
 SITES = frozenset({"NAME_SOURCE_TLS_SNI", "NAME_SOURCE_HTTP_HOST"})
 """Where names come from that a client asks for, whoever answers."""
@@ -116,6 +116,16 @@ class LiveGraph:
         for edge in self._inbound.get(vcd, {}).values():
             edge.forgive()
             self._changed(edge)
+
+    def forgive(self, vcd: str, opened: Container[Door]) -> None:
+        """A VCD listens where it did not: datagrams that were refused there say nothing about it any more.
+
+        A call that is refused is tried again, and shows by itself that it is taken now; a datagram never does.
+        """
+        for edge in self._inbound.get(vcd, {}).values():
+            if edge.failures_since_ok and not edge.answers and edge.key.door in opened:
+                edge.forgive()
+                self._changed(edge)
 
     def _place(self, flow_key: FlowKey, flow: Flow, *, now_s: float) -> None:
         key = self._key(flow_key, flow)

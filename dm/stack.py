@@ -104,7 +104,9 @@ class Stack:
         self.heard(vcd, now_s=now_s)
         if addresses:
             self.graph.own(vcd.name, addresses, now_s=now_s)
-            if vcd.listen(listeners, now_s=now_s):
+            changed, opened = vcd.listen(listeners, now_s=now_s)
+            self.graph.forgive(vcd.name, opened)
+            if changed:
                 self._changed(vcd)
         self._judge_touched(now_s)
 

@@ -85,13 +85,13 @@ class VcdState:
         over = f"{self.name} is {self.power}" if self.power in OVER else ""
         return Source(self.started_s, self.seen_since_s, self._deaf, over)
 
-    def listen(self, listeners: frozenset[Door], *, now_s: float) -> bool:
-        """Its agent said where it listens; whether that is other than before."""
-        changed = listeners != self._listens
+    def listen(self, listeners: frozenset[Door], *, now_s: float) -> tuple[bool, frozenset[Door]]:
+        """Its agent said where it listens: whether that is other than before, and where it did not before."""
+        changed, opened = listeners != self._listens, listeners - self._listens
         self._deaf = {door: self._deaf.get(door, now_s) for door in self._listened - listeners}
         self._listens = listeners
         self._listened = listeners | (self._listened if len(self._listened) < DOORS_KEPT else frozenset())
-        return changed
+        return changed, opened
 
     def lose(self, losses: Mapping[str, int], *, now_s: float) -> None:
         """Its agent could not count everything; ``losses`` are cumulative, by reason."""

@@ -324,3 +324,15 @@ def test_changing_ports_are_one_edge_once_they_are_known() -> None:
     assert {edge.key.port: edge.attempts for edge in live if edge.flows} == {21: 21, ANY_PORT: 80004}
     live.fold({}, now_s=9.0)
     assert sorted(edge.key.port for edge in live if edge.flows) == [21, 40001, 40002, 40003]
+
+
+def test_a_door_that_opens_ends_what_datagrams_found_closed() -> None:
+    """Refused datagrams are forgotten when the target listens there, calls and other doors are not."""
+    live = graph()
+    live.own("metrics", [IPv4Address("198.18.0.2")], now_s=9.0)
+    datagrams = key("api", "198.18.0.2", port=8125)._replace(transport=Transport.UDP)
+    for flow_key in (datagrams, datagrams._replace(port=53), key("api", "198.18.0.2", port=8125)):
+        live.put(flow_key, flow(attempts=2, established=0, refused=2), now_s=9.0)
+    live.forgive("metrics", {(Transport.UDP, 8125), (Transport.TCP, 8125)})
+    failing = [edge.key.called for edge in live if edge.failures_since_ok]
+    assert sorted(failing) == sorted(["metrics:53/udp", "metrics:8125"])
