@@ -57,6 +57,7 @@ def explain(names: Names, destination: Destination, *, within_s: float) -> Expla
     known = names.lookup(destination)
     deadline_s = time.monotonic() + within_s
     while any(_waits(method) for method in names.methods) and time.monotonic() < deadline_s:
+        # A command for one person, without an event loop: the methods answer from threads of their own.
         time.sleep(TICK_S)
         names.changed()
         known = names.lookup(destination)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from idm.drivers.libvirt_connection import Hypervisor
 
 # Machines that have just booted answer when their guest agent is installed.
-AGENTS_S = 300.0
+AGENTS_S, ASK_AGAIN_S = 300.0, 0.5
 IDM_S = 900.0
 TURN_S = 600.0
 
@@ -161,7 +161,8 @@ def _write(
     while silent := libvirt_found.silent(hypervisor, domains):
         if time.monotonic() > deadline:
             break
-        time.sleep(0.5)
+        # Guests tell nobody that their agent is up; they have to be asked.
+        time.sleep(ASK_AGAIN_S)
     if silent and wait_s:
         raise DeployError(f"no guest agent answers in {silent[0]}: install and start qemu-guest-agent there")
     found = libvirt_found.running(hypervisor, domains)

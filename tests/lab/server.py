@@ -16,6 +16,8 @@ from dma.namespace import enter_network
 from tests.lab.namespace import LabError, Namespace
 
 READY_S, CALL_S = 30.0, 5.0
+LOOK_S = 0.05
+"""Servers do not tell when they answer: they are asked."""
 
 
 class Server:
@@ -55,7 +57,7 @@ class Server:
             if self._process.poll() is not None or time.monotonic() > deadline_s:
                 self.kill()
                 raise LabError(f"{self.url} does not answer: {self._log.read_text()[-2000:]}")
-            time.sleep(0.05)
+            time.sleep(LOOK_S)
 
     def kill(self) -> None:
         """What it has not written to its disk is lost."""

@@ -49,6 +49,7 @@ class Store:
             if time.monotonic() > deadline:
                 raise LabError(f"{kind}.lock is held: another run builds such an image; try again later")
             if not made.exists():
+                # Somebody else makes it, perhaps in another process.
                 time.sleep(LOOK_S)
         self._used.add(made)
         os.utime(made)

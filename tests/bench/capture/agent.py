@@ -98,7 +98,8 @@ def usage(lab: Lab, *, plan: str, seconds: int) -> Usage:
     """Watch one agent for so long at rest, and for so long at work."""
     with manager() as target, running(lab, plan=plan, target=target) as pid, lab.generator() as generator:
         asyncio.run(_until_heard(target))
-        time.sleep(SETTLE_S)  # names are looked up, caches filled
+        # Names are looked up and caches filled, of which nobody outside can tell the end.
+        time.sleep(SETTLE_S)
         idle, idle_calls = _window(pid, seconds), _system_calls(pid, seconds)
         generator.start("tcp", milliseconds=(seconds + 1) * 1000, batch=BATCH, period_us=PERIOD_US)
         busy = _window(pid, seconds)
@@ -112,6 +113,7 @@ def usage(lab: Lab, *, plan: str, seconds: int) -> Usage:
 def _window(pid: int, seconds: float) -> Taken:
     before_ns, before = _cpu_ns(pid), _wakeups(pid)
     began_s = time.monotonic()
+    # The window itself: what is measured is what happens in it.
     time.sleep(seconds)
     took_s = time.monotonic() - began_s
     return Taken((_cpu_ns(pid) - before_ns) / took_s / 1e9, (_wakeups(pid) - before) / took_s, 0)

@@ -116,7 +116,7 @@ def rounds(reader: Callable[[bytes], None], samples: Sequence[bytes]) -> None:
             begin_s = time.process_time()
             try:
                 reader(data)
-            except Exception as e:
+            except Exception as e:  # whatever it is, it goes on, with the bytes that caused it
                 e.add_note(f"input: {data!r}")
                 raise
             assert time.process_time() - begin_s < SLOW_S, data
