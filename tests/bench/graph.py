@@ -188,7 +188,10 @@ def updates() -> Iterator[dict[str, Any]]:
     small = Crowd(SMALL)
     beside = {SMALL: us(median_s(small.rebuild, times=UPDATES // 10))}
     for size in (MIDDLE, LARGE):
+        # Millions of objects that all stay: looking through them again and again would take most of the time.
+        gc.disable()
         large = Crowd(size)
+        gc.enable()
         gc.collect()
         update = interleaved_s(small.update, large.update)
         if size == MIDDLE:
