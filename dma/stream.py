@@ -29,10 +29,6 @@ IDLE_INTERVALS = 2
 log = structlog.get_logger()
 
 
-class _RedirectedError(Exception):
-    """Another manager owns the stack: its address."""
-
-
 class Reporter:
     """Keeps a stream open to the manager at ``target``, whatever happens to either of them."""
 
@@ -41,7 +37,7 @@ class Reporter:
         """Set when the first Hello has been sent."""
         self._report = report
         self._urgency = urgency
-        self._home = target
+        self._target = target
         self._tls = tls
         self._stream: _Stream | None = None
 
@@ -52,20 +48,18 @@ class Reporter:
 
     async def run(self) -> NoReturn:
         """Report until cancelled; raises ``CaptureError``, alone or in a group, when the capture fails."""
-        target, complaint, delays = self._home, "", self._delays()
+        complaint, delays = "", self._delays()
         while True:
-            stream = _Stream(self._report, self._urgency, target=target, tls=self._tls, greeted=self.greeted)
+            stream = _Stream(
+                self._report, self._urgency, target=self._target, tls=self._tls, greeted=self.greeted
+            )
             self._stream = stream
             try:
                 await stream.run()
-            except* _RedirectedError as group:
-                target = str(first_of(group))
-                log.info("redirected", target=target)
             except* ManagerError as group:
                 if stream.welcomed or str(first_of(group)) != complaint:
                     complaint = str(first_of(group))
-                    log.warning("manager lost", target=target, reason=complaint)
-                target = self._home
+                    log.warning("manager lost", target=self._target, reason=complaint)
             self._stream = None
             heed_cancellation()
             if stream.welcomed:
@@ -96,7 +90,7 @@ class _Stream:
         self._greeting_due = True
 
     async def run(self) -> NoReturn:
-        """Speak and listen until either fails with :class:`ManagerError` or ``_RedirectedError``."""
+        """Speak and listen until either fails with :class:`ManagerError`."""
         async with calling(self._target, tls=self._tls) as call:
             try:
                 await self._greet(call)
@@ -146,8 +140,6 @@ class _Stream:
                     self._urgency.alert()
             case "reconnect":
                 _reconnect(response.reconnect)
-            case "redirect":
-                raise _RedirectedError(response.redirect.target)
             case _:  # an acknowledgement: after a break everything is sent again anyway
                 pass
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from dm.v1 import agent_pb2 as dm_dot_v1_dot_agent__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64m/v1/agent_service.proto\x12\x05\x64m.v1\x1a\x11\x64m/v1/agent.proto\"\xc6\x01\n\rReportRequest\x12\x1d\n\x05hello\x18\x01 \x01(\x0b\x32\x0c.dm.v1.HelloH\x00\x12\x1d\n\x05\x65\x64ges\x18\x02 \x01(\x0b\x32\x0c.dm.v1.EdgesH\x00\x12#\n\x08\x63overage\x18\x03 \x01(\x0b\x32\x0f.dm.v1.CoverageH\x00\x12%\n\theartbeat\x18\x04 \x01(\x0b\x32\x10.dm.v1.HeartbeatH\x00\x12#\n\x08presence\x18\x05 \x01(\x0b\x32\x0f.dm.v1.PresenceH\x00\x42\x06\n\x04item\"\xba\x01\n\x0eReportResponse\x12!\n\x07welcome\x18\x01 \x01(\x0b\x32\x0e.dm.v1.WelcomeH\x00\x12\x31\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\x16.dm.v1.AcknowledgementH\x00\x12%\n\treconnect\x18\x03 \x01(\x0b\x32\x10.dm.v1.ReconnectH\x00\x12#\n\x08redirect\x18\x04 \x01(\x0b\x32\x0f.dm.v1.RedirectH\x00\x42\x06\n\x04item2I\n\x0c\x41gentService\x12\x39\n\x06Report\x12\x14.dm.v1.ReportRequest\x1a\x15.dm.v1.ReportResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64m/v1/agent_service.proto\x12\x05\x64m.v1\x1a\x11\x64m/v1/agent.proto\"\xc6\x01\n\rReportRequest\x12\x1d\n\x05hello\x18\x01 \x01(\x0b\x32\x0c.dm.v1.HelloH\x00\x12\x1d\n\x05\x65\x64ges\x18\x02 \x01(\x0b\x32\x0c.dm.v1.EdgesH\x00\x12#\n\x08\x63overage\x18\x03 \x01(\x0b\x32\x0f.dm.v1.CoverageH\x00\x12%\n\theartbeat\x18\x04 \x01(\x0b\x32\x10.dm.v1.HeartbeatH\x00\x12#\n\x08presence\x18\x05 \x01(\x0b\x32\x0f.dm.v1.PresenceH\x00\x42\x06\n\x04item\"\x95\x01\n\x0eReportResponse\x12!\n\x07welcome\x18\x01 \x01(\x0b\x32\x0e.dm.v1.WelcomeH\x00\x12\x31\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\x16.dm.v1.AcknowledgementH\x00\x12%\n\treconnect\x18\x03 \x01(\x0b\x32\x10.dm.v1.ReconnectH\x00\x42\x06\n\x04item2I\n\x0c\x41gentService\x12\x39\n\x06Report\x12\x14.dm.v1.ReportRequest\x1a\x15.dm.v1.ReportResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPORTREQUEST']._serialized_start=56
   _globals['_REPORTREQUEST']._serialized_end=254
   _globals['_REPORTRESPONSE']._serialized_start=257
-  _globals['_REPORTRESPONSE']._serialized_end=443
-  _globals['_AGENTSERVICE']._serialized_start=445
-  _globals['_AGENTSERVICE']._serialized_end=518
+  _globals['_REPORTRESPONSE']._serialized_end=406
+  _globals['_AGENTSERVICE']._serialized_start=408
+  _globals['_AGENTSERVICE']._serialized_end=481
 # @@protoc_insertion_point(module_scope)

@@ -69,14 +69,13 @@ Global___ReportRequest: _TypeAlias = ReportRequest  # noqa: Y015
 
 @_typing.final
 class ReportResponse(_message.Message):
-    """From the manager. The first one is a Welcome or a Redirect."""
+    """From the manager. The first one is a Welcome."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WELCOME_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
     RECONNECT_FIELD_NUMBER: _builtins.int
-    REDIRECT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> _agent_pb2.Welcome:
         """The VCD's generation."""
@@ -89,23 +88,18 @@ class ReportResponse(_message.Message):
     def reconnect(self) -> _agent_pb2.Reconnect:
         """Sockets to destroy."""
 
-    @_builtins.property
-    def redirect(self) -> _agent_pb2.Redirect:
-        """Where to go instead."""
-
     def __init__(
         self,
         *,
         welcome: _agent_pb2.Welcome | None = ...,
         acknowledgement: _agent_pb2.Acknowledgement | None = ...,
         reconnect: _agent_pb2.Reconnect | None = ...,
-        redirect: _agent_pb2.Redirect | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "item", b"item", "reconnect", b"reconnect", "redirect", b"redirect", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "item", b"item", "reconnect", b"reconnect", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "item", b"item", "reconnect", b"reconnect", "redirect", b"redirect", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "item", b"item", "reconnect", b"reconnect", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["welcome", "acknowledgement", "reconnect", "redirect"]  # noqa: Y015
+    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["welcome", "acknowledgement", "reconnect"]  # noqa: Y015
     _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
 

@@ -20,7 +20,6 @@ class Recorder(agent_service_pb2_grpc.AgentServiceServicer):
     def __init__(self, *, generation: int = 1, answers: bool = True) -> None:
         self.generation = generation
         self.answers = answers
-        self.redirect = ""
         self.refusal = ""
         self.streams: list[list[ReportRequest]] = []
         self._outgoing: asyncio.Queue[ReportResponse] = asyncio.Queue(16)
@@ -38,9 +37,7 @@ class Recorder(agent_service_pb2_grpc.AgentServiceServicer):
         try:
             if self.refusal:
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.refusal)
-            if self.redirect:
-                yield redirect(self.redirect)
-            elif self.answers:
+            if self.answers:
                 yield welcome(self.generation)
             while True:
                 yield await self._outgoing.get()
@@ -95,8 +92,3 @@ async def served(recorder: Recorder, path: Path) -> AsyncIterator[str]:
 def welcome(generation: int) -> ReportResponse:
     """Tell a generation."""
     return ReportResponse(welcome=agent_pb2.Welcome(generation=generation))
-
-
-def redirect(target: str) -> ReportResponse:
-    """Send elsewhere."""
-    return ReportResponse(redirect=agent_pb2.Redirect(target=target))

@@ -214,20 +214,6 @@ def test_losses_are_told(socket_path: Path) -> None:
     asyncio.run(scene())
 
 
-def test_follows_a_redirect_and_comes_home(tmp_path: Path) -> None:
-    """The agent goes where it is sent, and back to the manager it was given when that one is gone."""
-
-    async def scene() -> None:
-        capture, home, owner = ScriptedCapture(), Recorder(), Recorder()
-        async with served(home, tmp_path / "home") as target, reporting(capture, target):
-            async with served(owner, tmp_path / "owner") as home.redirect:
-                await owner.until(owner.complete)
-                home.redirect = ""
-            await home.until(home.complete)
-
-    asyncio.run(scene())
-
-
 def test_leaves_a_manager_that_says_nothing(socket_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A manager that does not answer the greeting in time is called anew."""
     monkeypatch.setattr(dma.stream, "PEER_TIMEOUT_S", 0.3)
