@@ -144,8 +144,9 @@ def decode(document: str) -> GoldenImage:
     if len(set(keys)) != len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise GoldenError(f"not a golden image: the edge {twice} stands in it twice")
+    vcds = frozenset(image.vcds)
     for edge in image.edges:
-        if edge.source not in image.vcds:
+        if edge.source not in vcds:
             raise GoldenError(
                 f"not a golden image: {edge.source} calls {edge.target} but is not among its `vcds`"
             )

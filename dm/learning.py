@@ -1,6 +1,6 @@
 """How golden images come about: from a live launch, and from each other. Pure values."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from statistics import median
 
 import msgspec
@@ -26,8 +26,8 @@ def learn(
 ) -> GoldenImage:
     """The image of one launch: every edge that worked. ``launch_s`` is when it began, on the edges' clock."""
     worked = [edge for edge in edges if edge.seen_ok]
-    before = _Order(worked)
-    learned = [_learn_edge(edge, vcds, launch_s, before.of(edge)) for edge in worked]
+    before, inside = _Order(worked), frozenset(vcds)
+    learned = [_learn_edge(edge, inside, launch_s, before.of(edge)) for edge in worked]
     return GoldenImage(
         stack=stack,
         fingerprint=fingerprint,
@@ -100,7 +100,7 @@ class _Order:
         return tuple(sorted(str(one.key) for one in needed if (one.first_established_s or first_s) < first_s))
 
 
-def _learn_edge(edge: LiveEdge, vcds: Sequence[str], launch_s: float, after: tuple[str, ...]) -> GoldenEdge:
+def _learn_edge(edge: LiveEdge, inside: Set[str], launch_s: float, after: tuple[str, ...]) -> GoldenEdge:
     rhythm = _rhythm_s(edge)
     if edge.open > 0 and edge.longest_closed_s <= REOPENS_WITHIN_S:
         # Held, though perhaps by one connection after the other.
@@ -116,7 +116,7 @@ def _learn_edge(edge: LiveEdge, vcds: Sequence[str], launch_s: float, after: tup
         transport=edge.key.transport,
         port=edge.key.port,
         service=edge.key.service,
-        external=edge.key.target not in vcds,
+        external=edge.key.target not in inside,
         kind=kind,
         runs=1,
         established_ms=(round(after_s * 1000),),
