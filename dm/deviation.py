@@ -7,7 +7,7 @@ passing of time stands in a heap of deadlines.
 
 import heapq
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
@@ -62,9 +62,10 @@ class Deviation:
         self._scheduled: dict[EdgeKey, float] = {}
         self._wrong: Counter[str] = Counter()
         self._total: Counter[str] = Counter()
-        self._keys: dict[EdgeState, dict[EdgeKey, None]] = {state: {} for state in EdgeState}
-        self._awaited: dict[EdgeKey, None] = {}
-        self._early: dict[EdgeKey, None] = {}
+        # A plain dict is looked through with the places of all that were ever in it, be it empty by now.
+        self._keys = {state: OrderedDict[EdgeKey, None]() for state in EdgeState}
+        self._awaited: OrderedDict[EdgeKey, None] = OrderedDict()
+        self._early: OrderedDict[EdgeKey, None] = OrderedDict()
         self._strangers = Kin()
         self._vcds = frozenset(image.vcds)
         self._by_text: dict[str, EdgeKey] = {}

@@ -39,7 +39,8 @@ class Stack:
 
     def __init__(self, spec: Spec, *, generations: Mapping[str, int], now_s: float) -> None:
         self.vcds: dict[str, VcdState] = {}
-        self._doubtful: dict[str, VcdState] = {}
+        # No plain dict: it would be looked through with the places of all that were ever in it.
+        self._doubtful: OrderedDict[str, VcdState] = OrderedDict()
         self._by_hearing: OrderedDict[str, VcdState] = OrderedDict()
         self._touched: set[EdgeKey] = set()
         self.graph = LiveGraph(changed=self._note)

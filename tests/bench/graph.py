@@ -11,6 +11,7 @@ import random
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -54,6 +55,7 @@ class Crowd:
         for name in self.names[1 : hub + 1]:
             self.targets[name] = list(dict.fromkeys((*self.targets[name], self.names[0])))
         self.attempts = 1
+        self.news: deque[tuple[str, agent_pb2.Edges]] = deque()
         self.now_s = BEGIN_S
         declared = {name: (address,) for name, address in self.addresses.items()}
         spec = Spec("crowd", "f", declared, Policy(), "launch", BEGIN_S - 1.0)
@@ -82,16 +84,24 @@ class Crowd:
         return edge
 
     def report(self, name: str, edges: list[flow_pb2.Edge], *, complete: bool = False) -> None:
-        """One agent's message."""
-        message = agent_pb2.Edges(generation=1, complete=complete, edges=edges)
+        """One agent tells of some of its edges."""
+        self.take(name, agent_pb2.Edges(generation=1, complete=complete, edges=edges))
+
+    def take(self, name: str, message: agent_pb2.Edges) -> None:
+        """The manager takes in one agent's message."""
         flows = wire.flows(message, source=name, now_s=self.now_s)
-        self.stack.edges(self.stack.vcds[name], flows, complete=complete, now_s=self.now_s)
+        self.stack.edges(self.stack.vcds[name], flows, complete=message.complete, now_s=self.now_s)
+
+    def prepare(self, updates: int) -> None:
+        """Write the messages of that many updates, which is no work of the manager's."""
+        for source in self.choose.choices(self.names, k=updates):
+            self.attempts += 1
+            edge = self.edge(self.choose.choice(self.targets[source]))
+            self.news.append((source, agent_pb2.Edges(generation=1, edges=[edge])))
 
     def update(self) -> None:
-        """One edge of one VCD changed; the manager looks."""
-        source = self.choose.choice(self.names)
-        self.attempts += 1
-        self.report(source, [self.edge(self.choose.choice(self.targets[source]))])
+        """One edge of one VCD changed, and has been prepared; the manager takes it in, and looks."""
+        self.take(*self.news.popleft())
         self.stack.judge(now_s=self.now_s)
 
     def look(self) -> None:
@@ -146,9 +156,11 @@ def durations(act: Callable[[], object], *, times: int) -> Iterator[float]:
         yield time.perf_counter() - begin_s
 
 
-def interleaved_s(small: Callable[[], object], large: Callable[[], object]) -> tuple[float, float]:
-    """Medians of both, taken in turn: whatever else the machine does touches both alike."""
-    pairs = zip(durations(small, times=UPDATES), durations(large, times=UPDATES), strict=True)
+def interleaved_s(small: Crowd, large: Crowd) -> tuple[float, float]:
+    """Medians of an update of both, taken in turn: whatever else the machine does touches both alike."""
+    for crowd in (small, large):
+        crowd.prepare(UPDATES)
+    pairs = zip(durations(small.update, times=UPDATES), durations(large.update, times=UPDATES), strict=True)
     ones, others = zip(*pairs, strict=True)
     return statistics.median(ones), statistics.median(others)
 
@@ -193,7 +205,7 @@ def updates() -> Iterator[dict[str, Any]]:
         large = Crowd(size)
         gc.enable()
         gc.collect()
-        update = interleaved_s(small.update, large.update)
+        update = interleaved_s(small, large)
         if size == MIDDLE:
             beside[size] = us(median_s(large.rebuild, times=REBUILDS))
             name = "networkx, built and compared anew"
