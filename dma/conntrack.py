@@ -8,9 +8,8 @@ from pathlib import Path
 from struct import Struct
 from typing import NamedTuple, Self
 
-import structlog
-
 from dma.flow import Address, Backend, Flow, Transport
+from dma.logs import log
 from dma.netlink import Netlink, NetlinkError, attribute, attributes
 
 PRESENT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
@@ -27,8 +26,6 @@ CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
 IPS_DST_NAT = 1 << 5
 
 _TRANSPORTS = {transport.value: transport for transport in Transport}
-
-log = structlog.get_logger()
 
 Place = tuple[Transport, Address, int]
 

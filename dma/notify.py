@@ -3,9 +3,7 @@
 import os
 import socket
 
-import structlog
-
-log = structlog.get_logger()
+from dma.logs import log
 
 
 def notify(state: str) -> None:

@@ -4,12 +4,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import structlog
-
 from dma import presence
 from dma.conntrack import Backends
 from dma.existing import ExistingConnections, find_existing
 from dma.flow import Capture, Flow, Loss
+from dma.logs import log
 from dma.naming.dialled import Dialled
 from dma.naming.name import Name
 from dma.naming.names import Names
@@ -21,8 +20,6 @@ from dma.table import DEFAULT_LIMIT, Table
 # port on which nothing listens any more as evidence, so that after a change they are read again: it may be a restart.
 LISTENERS_EVERY = 2
 SELDOM = 5
-
-log = structlog.get_logger()
 
 
 class Observation:

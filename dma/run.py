@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import click
-import structlog
 
 from dm.peer import ManagerError
 from dm.tls import Tls, TlsError
@@ -19,6 +18,7 @@ from dma.capture.plans import open_capture
 from dma.capture.target import Target, entered
 from dma.conntrack import Backends, Conntrack, conntrack_around
 from dma.flow import Capture, CaptureError
+from dma.logs import log
 from dma.namespace import NamespaceError
 from dma.naming.methods import Naming, open_names
 from dma.naming.options import naming_options
@@ -33,8 +33,6 @@ from dma.urgency import Urgency
 
 READY_S = 2.0
 """A manager that does not answer holds nobody's start up for longer."""
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True)

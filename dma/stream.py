@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import NoReturn
 
-import structlog
-
 from dm import peer
 from dm.peer import ManagerError
 from dm.tls import Tls
 from dm.v1 import agent_pb2
 from dm.v1.agent_service_pb2 import ReportRequest, ReportResponse
 from dma.call import Call, calling
+from dma.logs import log
 from dma.netlink import NetlinkError
 from dma.reconnect import destroy_connections
 from dma.report import Report
@@ -25,8 +24,6 @@ PEER_TIMEOUT_S = 10.0
 FIRST_DELAY_S, LAST_DELAY_S = 0.2, 2.0
 IDLE_INTERVALS = 2
 """Who has nothing to say says so only that often; what is urgent wakes it at any time."""
-
-log = structlog.get_logger()
 
 
 class Reporter:

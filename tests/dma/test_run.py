@@ -155,7 +155,7 @@ def test_reports_from_inside_a_namespace(network: Cable, caller: Caller, tmp_pat
                 await recorder.until(lambda: recorder.known()[port].open == 0)
                 code, errors = running.stop(signal.SIGTERM)
                 assert code == 0
-                assert '"count": 1' in errors
+                assert '"count":1' in errors
 
     with network.server_socket(socket.SOCK_STREAM) as server:
         port = server.getsockname()[1]

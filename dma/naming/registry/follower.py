@@ -4,9 +4,8 @@ import asyncio
 import random
 from typing import NoReturn, Protocol
 
-import structlog
-
 from dma.flow import Address, Destination
+from dma.logs import log
 from dma.naming.background import Background
 from dma.naming.cache import Cache
 from dma.naming.method import Counters
@@ -16,8 +15,6 @@ from dma.naming.registry.settings import KEEP_S
 from dma.tasks import first_of, heed_cancellation
 
 FIRST_DELAY_S, LAST_DELAY_S = 0.2, 2.0
-
-log = structlog.get_logger()
 
 
 class FeedError(Exception):
