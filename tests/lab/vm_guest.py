@@ -23,7 +23,7 @@ KVM = Path("/dev/kvm")
 KVM_CREATE_VM = 0xAE01
 EMULATOR = Path("/usr/bin/qemu-system-x86_64")
 CPU = "qemu64"
-TB_CACHE_MIB = 64
+TB_CACHE_MIB = 256
 KERNEL_ARGUMENTS = "console=ttyS0 root=/dev/vda rw mitigations=off quiet net.ifnames=0"
 
 
