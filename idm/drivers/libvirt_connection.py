@@ -276,6 +276,15 @@ class Events:
                 yield event
 
 
+@contextmanager
+def explained(what: str, advice: str) -> Iterator[None]:
+    """Say what was refused, and what to try; a daemon that does not answer speaks for itself."""
+    try:
+        yield
+    except RefusedError as e:
+        raise DriverError(f"{what}: {e}: {advice}") from e
+
+
 def _words(error: "libvirt.libvirtError") -> str:
     words = " ".join(str(error.get_error_message() or error).split())
     return words[:1].lower() + words[1:]

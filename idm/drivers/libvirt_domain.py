@@ -1,6 +1,7 @@
 """One domain of libvirt's, by its name: what can be asked of it and done with it."""
 
 import tempfile
+import time
 from collections.abc import Callable
 from typing import IO, NamedTuple, TypedDict, TypeVar
 
@@ -24,6 +25,7 @@ from idm.drivers.libvirt_connection import CALL_S, Hypervisor, MissingError, Ref
 
 SAVE_S = 300.0
 REVERT_S = 120.0
+LOOK_S = 0.1
 SCREEN_BYTES = 32 * 1024 * 1024
 
 T = TypeVar("T")
@@ -172,9 +174,25 @@ class Domain:
         """Let its processors go on."""
         self._call(lambda domain: domain.resume())
 
-    def shutdown(self) -> None:
-        """Ask the guest to power off."""
-        self._call(lambda domain: domain.shutdown())
+    def go_on(self) -> None:
+        """Resume it if it is held."""
+        if self.power() is Power.PAUSED:
+            self.resume()
+
+    def let_run(self) -> None:
+        """Resume or start it, as it needs."""
+        self.go_on()
+        if not self.active():
+            self.create()
+
+    def shut_down(self, *, within_s: float, wait: Callable[[float], object]) -> bool:
+        """Ask the guest to power off; returns whether it did. ``wait`` passes some seconds."""
+        deadline = time.monotonic() + within_s
+        if self.power() is Power.RUNNING:
+            self._call(lambda domain: domain.shutdown())
+            while self.active() and time.monotonic() < deadline:
+                wait(LOOK_S)
+        return not self.active()
 
     def destroy(self) -> None:
         """Kill it; harmless when it does not run."""
