@@ -41,17 +41,6 @@ class Answer(NamedTuple):
     services: tuple[Service, ...]
 
 
-def read_answer(message: bytes) -> Answer:
-    """Read a message as it came over UDP; of one that is cut short, what is whole. Raises :class:`DnsError`.
-
-    Only what answers the question counts, so that nothing can be slipped in beside it.
-    """
-    # The library takes a tenth of a second to load, and an agent has more urgent things to do when it starts.
-    from dma.naming.dns_records import read
-
-    return read(message)
-
-
 def is_host_name(text: str) -> bool:
     """Whether a host can be called so, in lower case; an IPv4 address is no name."""
     return _HOST_NAME.fullmatch(text) is not None and not text.rpartition(".")[2].isdigit()

@@ -1,4 +1,8 @@
-"""The records of an answer, by the library that knows them all."""
+"""The records of an answer, by the library that knows them all.
+
+It takes a tenth of a second to load, and an agent has more urgent things to do when it starts: who needs this imports
+it when there is something to read.
+"""
 
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -20,8 +24,11 @@ _CHAIN_LIMIT = 16
 _ADDRESSES = frozenset({dns.rdatatype.A, dns.rdatatype.AAAA})
 
 
-def read(message: bytes) -> Answer:
-    """See :func:`dma.naming.dns_answer.read_answer`."""
+def read_answer(message: bytes) -> Answer:
+    """Read a message as it came over UDP; of one that is cut short, what is whole. Raises :class:`DnsError`.
+
+    Only what answers the question counts, so that nothing can be slipped in beside it.
+    """
     try:
         parsed = dns.message.from_wire(message, ignore_trailing=True, continue_on_error=True)
         return _read(parsed)

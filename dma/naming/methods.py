@@ -7,12 +7,13 @@ from pathlib import Path
 from dma.capture.target import Target
 from dma.naming.hosts import HostsFile
 from dma.naming.method import Method
+from dma.naming.name_server import Server
 from dma.naming.names import Names
 from dma.naming.passive import PORTS, PassiveDns
 from dma.naming.registry.follower import Follower
 from dma.naming.registry.settings import Consul, Etcd, Static
 from dma.naming.resolvers import Resolvers
-from dma.naming.reverse import ReverseDns, Server, configured_servers
+from dma.naming.reverse import ReverseDns, configured_servers
 from dma.naming.services import ServicesDatabase
 from dma.naming.traffic.greetings import Greetings
 from dma.naming.traffic.programs import Programs

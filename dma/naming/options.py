@@ -11,10 +11,10 @@ from msgspec import Struct
 
 from dma.naming.dns_filter import PORTS_LIMIT
 from dma.naming.methods import Naming
+from dma.naming.name_server import Server
 from dma.naming.registry.places import read_place
 from dma.naming.registry.settings import LAYOUT, Consul, Etcd, Static
 from dma.naming.resolvers import PORT
-from dma.naming.reverse import Server
 
 _DEFAULTS = Naming()
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 from dma.flow import Address, Destination
 from dma.naming.bindings import Bindings
-from dma.naming.dns_answer import DnsError, read_answer
+from dma.naming.dns_answer import DnsError
 from dma.naming.dns_socket import ETH_P_IP, ETH_P_IPV6, DnsSocket
 from dma.naming.method import Counters
 from dma.naming.name import Name, Source
@@ -103,6 +103,8 @@ class PassiveDns:
                 self.counters.dropped += one.dropped()
 
     def _take(self, message: bytes) -> None:
+        from dma.naming.dns_records import read_answer
+
         try:
             self._bindings.learn(read_answer(message))
             self.counters.answers += 1

@@ -14,16 +14,11 @@ from dns.rdtypes.ANY.SOA import SOA
 
 from dma.flow import Address
 from dma.naming.dns_records import host_name
-from dma.naming.reverse import (
-    MAX_NEGATIVE_TTL_S,
-    MAX_TTL_S,
-    MIN_TTL_S,
-    NEGATIVE_TTL_S,
-    TIMEOUT_S,
-    Answer,
-    ReverseError,
-    Server,
-)
+from dma.naming.name_server import Answer, ReverseError, Server
+
+TIMEOUT_S = 1.0
+MIN_TTL_S, MAX_TTL_S = 10.0, 3600.0
+NEGATIVE_TTL_S, MAX_NEGATIVE_TTL_S = 60.0, 300.0
 
 
 async def query(server: Server, address: Address) -> Answer:

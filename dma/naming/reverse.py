@@ -6,46 +6,26 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from dma.flow import Address, Destination
 from dma.naming.background import Background
 from dma.naming.cache import Cache
 from dma.naming.method import Counters, Place
 from dma.naming.name import CONFIDENCE, Name, Source
+from dma.naming.name_server import Answer, ReverseError, Server
 from dma.naming.resolvers import PORT, configured
 
 AT_ONCE = 4
 QUEUE = 256
-TIMEOUT_S = 1.0
 GAP_S = 0.05
 """Between two questions: at most 20 a second."""
-MIN_TTL_S, MAX_TTL_S = 10.0, 3600.0
-NEGATIVE_TTL_S, MAX_NEGATIVE_TTL_S = 60.0, 300.0
 FAILURE_TTL_S = 10.0
 """For which nobody asks again after a failure."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 30.0
 """For which a name server that failed is left alone, longer each time."""
 GRACE_S = 4.0
 """For which an expired name still stands while its successor is asked for."""
-
-
-class Server(NamedTuple):
-    """A name server."""
-
-    address: Address
-    port: int
-
-
-class ReverseError(Exception):
-    """A name server has no answer: it is silent, refuses, or is none."""
-
-
-class Answer(NamedTuple):
-    """Names of an address, none when it has none, and for how long that holds."""
-
-    names: tuple[str, ...]
-    ttl_s: float
 
 
 class ReverseDns:

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 
 from dma.naming.bindings import Bindings
 from dma.naming.cache import LIMIT
-from dma.naming.dns_answer import DnsError, read_answer
+from dma.naming.dns_answer import DnsError
+from dma.naming.dns_records import read_answer
 from dma.naming.dns_socket import message_in
+from dma.naming.name_server import ReverseError
 from dma.naming.pointers import read as read_names
-from dma.naming.reverse import ReverseError
 from dma.naming.traffic.greetings import said_by_client, said_by_server
-from tests.dma.naming.test_dns_answer import answering
+from tests.dma.naming.test_dns_records import answering
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "10000"))
 BATCH = 100

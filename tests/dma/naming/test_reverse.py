@@ -15,10 +15,11 @@ import dns.rrset
 import pytest
 
 from dma import sockets
-from dma.naming import reverse
+from dma.naming import pointers
+from dma.naming.name_server import ReverseError, Server
 from dma.naming.pointers import read
 from dma.naming.resolvers import PORT
-from dma.naming.reverse import QUEUE, ReverseDns, ReverseError, Server, configured_servers
+from dma.naming.reverse import QUEUE, ReverseDns, configured_servers
 from tests.dma.capture.lab import CLIENT_V4, CLIENT_V6, SERVER_V4, Cable, within
 from tests.dma.naming.places import calling
 from tests.lab.consul import DNS, Consul
@@ -91,7 +92,7 @@ def test_names_are_found_behind_the_back(
 
 def test_a_dead_server_costs_a_counter(root: Path, network: Cable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody answers, a failure is counted once and remembered, and a look-up still does not wait."""
-    monkeypatch.setattr(reverse, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(pointers, "TIMEOUT_S", 0.1)
     with closing(within(network.client, lambda: ReverseDns(partial(configured_servers, root)))) as resolver:
         assert resolver.lookup(calling(NOBODY)) == ()
         until(lambda: resolver.counters.failures)
@@ -121,7 +122,7 @@ def test_a_server_that_failed_is_left_alone_for_a_while(network: Cable, tmp_path
         until(lambda: resolver.lookup(calling(addresses[0])))
         begin_s = time.monotonic()
         until(lambda: len([one for one in addresses if resolver.lookup(calling(one))]) == len(addresses))
-        assert time.monotonic() - begin_s < reverse.TIMEOUT_S * len(addresses) / 4
+        assert time.monotonic() - begin_s < pointers.TIMEOUT_S * len(addresses) / 4
 
 
 def test_consul_answers_by_dns(network: Cable, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dma.naming.dns_answer import Binding, DnsError, Service, read_answer
+from dma.naming.dns_answer import Binding, DnsError, Service
+from dma.naming.dns_records import read_answer
 
 
 def answering(question: str, kind: str, *records: str, beside: tuple[str, ...] = ()) -> bytes:
