@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 from tests.stubs import PROTO, ROOT, generate
@@ -51,6 +52,11 @@ def sources(package: str) -> list[Path]:
     return [path for path in sorted((ROOT / package).rglob("*.py")) if "_pb2" not in path.name]
 
 
+def module_of(path: Path) -> str:
+    """What a file is imported as."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_programs_share_only_the_contract(package: str) -> None:
     """dma and idm know dm.v1 and a few modules beside it and nothing else of the others; dm knows neither."""
@@ -60,6 +66,17 @@ def test_the_programs_share_only_the_contract(package: str) -> None:
             if name.split(".")[0] in others:
                 allowed = any(name == one or name.startswith(f"{one}.") for one in ALLOWED[package])
                 assert allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_no_two_modules_need_each_other() -> None:
+    """The imports, those within functions too, have no circle."""
+    paths = {module_of(path): path for package in PACKAGES for path in sources(package)}
+    needs = nx.DiGraph(
+        (module, name if name in paths else name.rpartition(".")[0])
+        for module, path in paths.items()
+        for name in imports(path)
+    ).subgraph(paths)
+    assert [circle for circle in nx.strongly_connected_components(needs) if len(circle) > 1] == []
 
 
 @pytest.mark.parametrize("module", PURE)
