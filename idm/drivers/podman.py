@@ -13,12 +13,11 @@ from typing import TypeVar
 
 import msgspec
 
-from idm.driver import Completed, DriverError, Instance, Power, Snapshot
+from idm.driver import Completed, DriverError, Instance, Snapshot
 from idm.drivers.libpod import (
     CALL_S,
     Container,
     ContainerSpec,
-    Event,
     Events,
     Image,
     Libpod,
@@ -28,14 +27,22 @@ from idm.drivers.libpod import (
     RefusedError,
     Subnet,
 )
+from idm.drivers.podman_labels import (
+    GOLDEN,
+    STACK,
+    TAG,
+    TAKEN,
+    VCD,
+    affected,
+    instance_of,
+    snapshot_of,
+    vcd_of,
+)
 from idm.drivers.sessions import end_monitors, kill_tree
 from idm.manifest import Manifest, Vcd
 from idm.settings import Podman
 
-STACK, VCD, SPEC = "stackmend.stack", "stackmend.vcd", "stackmend.spec"
-TAG, GOLDEN = "stackmend.snapshot", "stackmend.golden"
-# When a snapshot was taken, the same for all its VCDs; podman's own times of images have whole seconds.
-TAKEN = "stackmend.taken"
+SPEC = "stackmend.spec"
 REGISTRY = "localhost/stackmend"
 
 AT_ONCE = 8
@@ -49,12 +56,8 @@ LOG_LINES = 200
 CHANGES = 5000
 OUTPUT_BYTES = 256 * 1024
 
-CGROUPS = Path("/sys/fs/cgroup")
-POWER_ACTIONS = {"create", "start", "restart", "died", "stop", "pause", "unpause", "remove"}
 # What podman says while something is not free yet: a container's name, an address, the storage's name for it.
 STILL_TAKEN = ("already in use", "already allocated", "is in use")
-ENDED = {"exited", "stopped"}
-POWERS = {"running": Power.RUNNING, "stopping": Power.RUNNING, "paused": Power.PAUSED}
 T = TypeVar("T")
 KINDS = {0: "modified", 1: "added", 2: "deleted"}
 
@@ -122,8 +125,8 @@ class PodmanDriver:
             self._remove(container)
 
     def instances(self) -> dict[str, Instance]:
-        """All containers of this stack. One whose process ended with a failure, or was killed, has crashed."""
-        return {instance.vcd: instance for instance in map(_instance, self._containers())}
+        """All containers of this stack."""
+        return {instance.vcd: instance for instance in map(instance_of, self._containers())}
 
     def events(self) -> Iterator[str]:
         """Yield every VCD when the subscription is made, anew after podman was away, and then whatever changes.
@@ -143,7 +146,7 @@ class PodmanDriver:
             else:
                 yield from self._manifest.vcd
                 if not self._closing.is_set():
-                    yield from filter(None, map(_affected, self._subscription))
+                    yield from filter(None, map(affected, self._subscription))
                 deadline = time.monotonic() + RECONNECT_S
             self._closing.wait(RECONNECT_AGAIN_S)
 
@@ -185,7 +188,7 @@ class PodmanDriver:
 
     def snapshots(self) -> list[Snapshot]:
         """All snapshots of this stack, oldest first. Sizes include the layers that images share."""
-        found = [_snapshot(image) for image in self._images() if image.names]
+        found = [snapshot_of(image) for image in self._images() if image.names]
         return sorted(found, key=lambda snapshot: (snapshot.created, snapshot.vcd))
 
     def delete_snapshot(self, vcd: str, *, tag: str) -> None:
@@ -315,7 +318,7 @@ class PodmanDriver:
             )
 
     def _commit(self, container: Container, snapshot: Mapping[str, str]) -> None:
-        vcd = _vcd(container)
+        vcd = vcd_of(container)
         labels = {STACK: self._stack, VCD: vcd, **snapshot}
         with _explained(f"{vcd} cannot be saved", "look at the disk space, podman system df"):
             repository = self._repository(vcd)
@@ -336,7 +339,7 @@ class PodmanDriver:
         try:
             self._libpod.post(f"containers/{container.id}/unpause")
         except RefusedError as e:
-            if any(now.state == "paused" for now in self._containers(_vcd(container))):
+            if any(now.state == "paused" for now in self._containers(vcd_of(container))):
                 name = container.names[0]
                 raise DriverError(f"{name} stays paused, {e}: podman unpause {name}") from e
 
@@ -356,43 +359,6 @@ class PodmanDriver:
                 if time.monotonic() > deadline or not any(sign in str(e) for sign in STILL_TAKEN):
                     raise
             self._closing.wait(RELEASE_AGAIN_S)
-
-
-def _instance(container: Container) -> Instance:
-    power = POWERS.get(container.state, Power.STOPPED)
-    if container.state in ENDED and container.exit_code:
-        power = Power.CRASHED
-    incarnation = f"{container.id[:12]}.{container.started_at}.{container.pid}"
-    netns = Path(f"/proc/{container.pid}/ns/net") if container.pid else None
-    return Instance(_vcd(container), power, incarnation, netns, _cgroup(container))
-
-
-def _cgroup(container: Container) -> Path | None:
-    """The container's own directory in a pure cgroup version 2; in a hybrid its processes stay in the root's."""
-    if not container.pid or not (CGROUPS / "cgroup.controllers").exists():
-        return None
-    try:
-        membership = Path(f"/proc/{container.pid}/cgroup").read_text()
-    except OSError:
-        return None
-    path = Path(membership.strip().rpartition("::")[2])
-    # The engine may have made further groups inside the container's.
-    own = next((group for group in (path, *path.parents) if container.id in group.name), None)
-    return CGROUPS / own.relative_to("/") if own else None
-
-
-def _snapshot(image: Image) -> Snapshot:
-    labels = image.labels or {}
-    created = datetime.fromisoformat(labels[TAKEN])
-    return Snapshot(labels[VCD], labels[TAG], created, image.size, labels[GOLDEN])
-
-
-def _vcd(container: Container) -> str:
-    return (container.labels or {})[VCD]
-
-
-def _affected(event: Event) -> str | None:
-    return event.actor.attributes.get(VCD) if event.action in POWER_ACTIONS else None
 
 
 def _mac(address: str) -> str:
