@@ -7,6 +7,7 @@ from typing import Protocol
 
 from idm.driver import Instance
 from idm.home import Home
+from idm.manifest import Agent
 from idm.supervise import Child, Supervisor
 
 AGENTS_S = 30.0
@@ -44,12 +45,12 @@ class HostAgents:
     """
 
     def __init__(
-        self, supervisor: Supervisor, home: Home, *, stack: str, interval_ms: int, naming: str = ""
+        self, supervisor: Supervisor, home: Home, *, stack: str, agent: Agent, naming: str = ""
     ) -> None:
         self._supervisor = supervisor
         self._home = home
         self._stack = stack
-        self._interval_ms = interval_ms
+        self._agent = agent
         self._naming = naming
         self._generations: dict[str, int] = {}
         self._moved = asyncio.Event()
@@ -111,7 +112,7 @@ class HostAgents:
             return None
         command = [sys.executable, "-P", "-m", "dma", "run", "--dm", self._home.target]
         command += ["--stack", self._stack, "--vcd", instance.vcd, "--netns", str(instance.netns)]
-        command += ["--interval-ms", str(self._interval_ms)]
+        command += ["--interval-ms", str(self._agent.interval_ms), "--plan", self._agent.plan.value]
         if self._naming:
             self._home.naming.write_text(self._naming)
             command += ["--config", str(self._home.naming)]

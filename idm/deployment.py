@@ -140,7 +140,7 @@ class Deployment:
                 self.supervisor,
                 stack.home,
                 stack=stack.name,
-                interval_ms=manifest.agent.interval_ms,
+                agent=manifest.agent,
                 naming=manifest.naming.configuration(),
             )
         _, port = endpoint(manifest)

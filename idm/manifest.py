@@ -117,10 +117,21 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     hosts: dict[str, str] = {}
 
 
+class ProbePlan(Enum):
+    """Where agents hook into the kernel; ``auto`` is the best that it allows. Containers need ``cgroup``."""
+
+    AUTO = "auto"
+    FENTRY = "fentry"
+    KPROBE = "kprobe"
+    CGROUP = "cgroup"
+    NETLINK = "netlink"
+
+
 class Agent(msgspec.Struct, frozen=True, kw_only=True):
-    """How the agents report, and how they get into VMs (a VCD's own ``delivery`` wins)."""
+    """How the agents watch and report, and how they get into VMs (a VCD's own ``delivery`` wins)."""
 
     interval_ms: Milliseconds = 1000
+    plan: ProbePlan = ProbePlan.AUTO
     delivery: Delivery = Delivery.AUTO
 
 

@@ -61,7 +61,7 @@ class Stack:
             manager=self._endpoint(),
             stack=self.name,
             vcd=vcd,
-            interval_ms=self.manifest.agent.interval_ms,
+            agent=self.manifest.agent,
             tls=self._authority.vcd(vcd),
             naming=self.manifest.naming.configuration(),
         )

@@ -5,6 +5,7 @@ from importlib.resources import files
 
 from dm.client import Tls
 from idm.delivery.payload import PUBLIC, File, Payload
+from idm.manifest import Agent
 
 CONFIGURATION = "/etc/stackmend/agent.toml"
 CA, CERTIFICATE = "/etc/stackmend/tls/ca.pem", "/etc/stackmend/tls/agent.pem"
@@ -12,17 +13,14 @@ PATHS = (CONFIGURATION, CA, CERTIFICATE)
 UNIT, PROGRAM = "stackmend-dma.service", "/usr/local/bin/dma"
 
 
-def agent_payload(
-    *, manager: str, stack: str, vcd: str, interval_ms: int, tls: Tls, naming: str = ""
-) -> Payload:
+def agent_payload(*, manager: str, stack: str, vcd: str, agent: Agent, tls: Tls, naming: str = "") -> Payload:
     """The configuration of an agent that reports to ``manager`` (ADDRESS:PORT) with this certificate.
 
     ``naming`` are more lines of it.
     """
-    configuration = "".join(
-        f"{key} = {json.dumps(value)}\n"
-        for key, value in {"dm": manager, "stack": stack, "vcd": vcd, "interval_ms": interval_ms}.items()
-    )
+    settings: dict[str, str | int] = {"dm": manager, "stack": stack, "vcd": vcd}
+    settings |= {"interval_ms": agent.interval_ms, "plan": agent.plan.value}
+    configuration = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
     configuration += naming
     configuration += f'\n[tls]\nca = "{CA}"\ncertificate = "{CERTIFICATE}"\n'
     return Payload(

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from idm.manifest import ManifestError, Mode, SnapshotKind, fingerprint, load
+from dma.capture.plans import AUTO, PLANS
+from idm.manifest import ManifestError, Mode, ProbePlan, SnapshotKind, fingerprint, load
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop" / "stack.toml"
 
@@ -168,6 +169,11 @@ BAD = [
         "[judge]",
         "[agent]\ninterval_ms = -1\n[judge]",
         "agent.interval_ms: expected milliseconds, from 100 to 2000, got -1",
+    ),
+    (
+        "[judge]",
+        '[agent]\nplan = "ebpf"\n[judge]',
+        'agent.plan: expected one of "auto", "fentry", "kprobe", "cgroup", "netlink", got "ebpf"',
     ),
     (
         '"approve"',
@@ -402,3 +408,8 @@ def test_containers_are_no_machines(tmp_path: Path) -> None:
     with_bridge = GOOD.replace("[network]", '[network]\nbridge = "br0"', 1)
     with pytest.raises(ManifestError, match=r"network.bridge: containers have a network of their own: leave"):
         load(_write(tmp_path, with_bridge))
+
+
+def test_a_manifest_names_every_plan_of_the_agent() -> None:
+    """What a manifest may ask for is what an agent can do."""
+    assert [plan.value for plan in ProbePlan] == [AUTO, *PLANS]

@@ -11,14 +11,16 @@ from idm.delivery.agent import CA, CERTIFICATE, CONFIGURATION, agent_payload
 from idm.delivery.manager import manager_payload, paths
 from idm.delivery.payload import PRIVATE, PUBLIC
 from idm.delivery.script import FRESH, parcel
+from idm.manifest import Agent, ProbePlan
 
 
 def test_an_agent_gets_its_configuration_and_its_certificate(tmp_path: Path) -> None:
     """The key is the one private file, and all travel under names that nothing reads yet."""
     tls = Authority(tmp_path, "shop").vcd("web")
     naming = 'reverse_dns = false\n[consul]\nurl = "http://198.18.0.2:8500"\n'
+    agent = Agent(interval_ms=500, plan=ProbePlan.KPROBE)
     payload = agent_payload(
-        manager="198.18.0.1:7443", stack="shop", vcd="web", interval_ms=500, tls=tls, naming=naming
+        manager="198.18.0.1:7443", stack="shop", vcd="web", agent=agent, tls=tls, naming=naming
     )
     with tarfile.open(fileobj=io.BytesIO(parcel(payload))) as tar:
         modes = {entry.name: entry.mode for entry in tar}
@@ -32,6 +34,7 @@ def test_an_agent_gets_its_configuration_and_its_certificate(tmp_path: Path) -> 
         "stack": "shop",
         "vcd": "web",
         "interval_ms": 500,
+        "plan": "kprobe",
         "reverse_dns": False,
         "consul": {"url": "http://198.18.0.2:8500"},
         "tls": {"ca": CA, "certificate": CERTIFICATE},
