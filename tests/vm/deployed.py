@@ -5,13 +5,15 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dm.client import ManagerError
 from dm.v1.stack_pb2 import Status
 from idm.manager import Access, status
+from idm.manifest import load
 from tests.lab.libvirt import LibvirtLab
 from tests.lab.vm_guest import Guest
 
@@ -71,6 +73,31 @@ class Idm:
         said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
         told = [json.loads(line) for line in said.splitlines()]
         return [event for event in told if event["kind"] == kind and vcd in ("", event.get("vcd", ""))]
+
+
+class Deployed(NamedTuple):
+    """A stack that is up, and its guests by their VCDs."""
+
+    idm: Idm
+    guests: dict[str, Guest]
+
+
+@contextmanager
+def deployed(lab: LibvirtLab, manifest: Path, *, caller: str, server: str) -> Iterator[Deployed]:
+    """A manifest's guests, which ran before and one of which calls another; at the end all is as it was then."""
+    stack = load(manifest)
+    made = lab.guests({vcd.domain: vcd.address for vcd in stack.vcd.values()}, product=True)
+    guests = dict(zip(stack.vcd, made, strict=True))
+    let_call(guests[caller], guests[server])
+    before = [traces(lab, guest) for guest in made]
+    idm = Idm(lab, manifest, stack=stack.stack.name)
+    assert f"{len(made)} VCDs are started, {len(made)} agents watch them" in idm("up")
+    yield Deployed(idm, guests)
+    assert idm("down") == f"{stack.stack.name} is down\n"
+    assert [traces(lab, guest) for guest in made] == before
+    assert not (lab.directory / "idm" / stack.stack.name).exists()
+    for guest in made:
+        guest.end()
 
 
 def let_call(caller: Guest, server: Guest) -> None:
