@@ -21,7 +21,7 @@ from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 import click
 
 from examples.shop import faults
-from tests.examples.guarded import GuardedGuests, GuardedShop, shop_guests, shop_lab
+from tests.examples.guarded import COMMAND_S, GuardedGuests, GuardedShop, shop_guests, shop_lab
 from tests.examples.shop import GATEWAY
 from tests.lab.libvirt import LibvirtLab
 from tests.lab.namespace import LabError
@@ -80,12 +80,22 @@ class Demo:
         click.echo(f"[{time.monotonic() - self._begin_s:6.1f} s] {line}")
 
     def must(self, *arguments: str) -> None:
-        """Run ``idm``, show what it prints, and insist on its success."""
-        done = self.shop.idm(*arguments)
-        for line in (done.stdout + done.stderr).splitlines():
-            self.say(f"  idm: {line}")
-        if done.returncode:
-            raise DemoError(f"`idm {' '.join(arguments)}` ended with status {done.returncode}")
+        """Run ``idm``, show what it prints as it does, and insist on its success."""
+        with subprocess.Popen(
+            self.shop.idm_command(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as idm:
+            too_long = threading.Timer(COMMAND_S, idm.kill)
+            too_long.start()
+            assert idm.stdout is not None
+            for line in idm.stdout:
+                self.say(f"  idm: {line.rstrip()}")
+            too_long.cancel()
+        if idm.returncode:
+            raise DemoError(f"`idm {' '.join(arguments)}` ended with status {idm.returncode}")
 
     @contextmanager
     def events(self) -> Iterator["queue.Queue[dict[str, Any]]"]:
