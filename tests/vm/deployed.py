@@ -116,8 +116,10 @@ def traces(lab: LibvirtLab, guest: Guest) -> tuple[str, int, bool]:
     return left, domain.snapshotNum(), "stackmend" in domain.XMLDesc()
 
 
-def eventually(fact: Callable[[], bool], *, within_s: float) -> None:
+def eventually(fact: Callable[[], bool], *, within_s: float = 20, step_s: float = 0.1) -> None:
     """Wait for a fact, and insist on it."""
     deadline = time.monotonic() + within_s
     while not fact():
         assert time.monotonic() < deadline
+        # Whoever asks all the time keeps guests from getting there.
+        time.sleep(step_s)

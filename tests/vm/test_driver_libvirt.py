@@ -20,6 +20,7 @@ from idm.drivers.together import together
 from idm.settings import Libvirt
 from tests.lab.libvirt import LibvirtLab
 from tests.lab.namespace import run
+from tests.vm.deployed import eventually
 
 pytestmark = pytest.mark.vm
 
@@ -80,7 +81,7 @@ def driver(vm_lab: LibvirtLab, tmp_path_factory: pytest.TempPathFactory) -> Iter
             "two",
             f"cat > /run/call.py <<'X'\n{CALL}\nX\nsystemd-run --unit=call python3 /run/call.py",
         )
-        _eventually(lambda: _shell(driver, "two", "test -s /run/count && echo yes") == "yes")
+        eventually(lambda: _shell(driver, "two", "test -s /run/count && echo yes") == "yes")
         taken = driver.snapshot(VCDS, tag="base", golden="abc")
         assert [(each.vcd, each.golden) for each in taken] == [(v, "abc") for v in sorted(VCDS)]
         assert all(each.size > 30 << 20 for each in taken)
@@ -106,14 +107,14 @@ def test_memory_and_disk_go_back(driver: LibvirtDriver) -> None:
     assert after["three"] == before["three"]
     assert _shell(driver, "one", "ls /run/in-memory /root/on-disk 2>/dev/null; hostname") == "drv-one"
     assert len(_shell(driver, "three", "ls /run/in-memory /root/on-disk").split()) == 2
-    _eventually(lambda: abs(float(_shell(driver, "one", "date +%s.%N")) - time.time()) < 1)
+    eventually(lambda: abs(float(_shell(driver, "one", "date +%s.%N")) - time.time()) < 1)
 
 
 def test_a_connection_within_the_group_survives(driver: LibvirtDriver) -> None:
     """Two that were saved and are taken back together go on talking where they were."""
     together(lambda vcd: driver.restore(vcd, tag="base"), ["one", "two"])
     first = int(_shell(driver, "two", "cat /run/count"))
-    _eventually(lambda: int(_shell(driver, "two", "cat /run/count")) > first + 20, timeout_s=30)
+    eventually(lambda: int(_shell(driver, "two", "cat /run/count")) > first + 20, within_s=30)
     assert _shell(driver, "two", "systemctl is-active call") == "active"
 
 
@@ -123,7 +124,7 @@ def test_restore_from_any_state(driver: LibvirtDriver, vm_lab: LibvirtLab, state
     domain = vm_lab.connection.lookupByName("drv-three")
     if state == "kill":
         os.kill(_pid(vm_lab, "drv-three"), signal.SIGKILL)
-        _eventually(lambda: driver.instances()["three"].power is Power.CRASHED)
+        eventually(lambda: driver.instances()["three"].power is Power.CRASHED)
     else:
         getattr(domain, state)()
     driver.restore("three", tag="base")
@@ -147,14 +148,14 @@ def test_going_back_by_hand_is_seen(driver: LibvirtDriver, vm_lab: LibvirtLab) -
     assert told.get(timeout=10) == "three"
     assert driver.instances()["three"].power is Power.RUNNING
     assert driver.instances()["three"].incarnation != before
-    _eventually(lambda: abs(float(_shell(driver, "three", "date +%s.%N")) - time.time()) < 1)
+    eventually(lambda: abs(float(_shell(driver, "three", "date +%s.%N")) - time.time()) < 1)
 
 
 def test_a_guest_that_reboots_is_another_incarnation(driver: LibvirtDriver, vm_lab: LibvirtLab) -> None:
     """A reset goes on in the same process, and is seen all the same by who listens."""
     before = driver.instances()["three"].incarnation
     vm_lab.connection.lookupByName("drv-three").reset()
-    _eventually(lambda: driver.instances()["three"].incarnation.startswith(f"{before}."))
+    eventually(lambda: driver.instances()["three"].incarnation.startswith(f"{before}."))
     driver.restore("three", tag="base")
 
 
@@ -167,7 +168,7 @@ def test_commands_run_in_the_guest(driver: LibvirtDriver) -> None:
         DriverError, match=r"^sleep did not end within 1 s in one: allow more, or see why it hangs$"
     ):
         driver.execute("one", ["sleep", "77"], timeout_s=1)
-    _eventually(lambda: driver.execute("one", ["pgrep", "-f", "sleep 77"], timeout_s=5).status == 1)
+    eventually(lambda: driver.execute("one", ["pgrep", "-f", "sleep 77"], timeout_s=5).status == 1)
 
 
 def test_a_guest_without_its_agent_is_told(driver: LibvirtDriver) -> None:
@@ -213,7 +214,7 @@ def test_an_image_in_use_is_told(driver: LibvirtDriver, vm_lab: LibvirtLab) -> N
     disk = _disk(vm_lab, "drv-three")
     with subprocess.Popen(["qemu-io", "-c", "sleep 60000", disk], stdout=subprocess.DEVNULL) as other:
         try:
-            _eventually(
+            eventually(
                 lambda: subprocess.run(["qemu-img", "info", disk], capture_output=True).returncode != 0
             )
             with pytest.raises(DriverError, match=r"lock.*: end the process that uses it, see fuser$"):
@@ -286,7 +287,7 @@ def test_libvirtd_killed_in_the_middle_is_bridged(driver: LibvirtDriver, vm_lab:
     before = driver.instances()
     process = _pid(vm_lab, "drv-three")
     problems = _in_background(lambda: driver.restore("three", tag="base"))
-    _eventually(lambda: not _runs(process), step_s=0.005)
+    eventually(lambda: not _runs(process), step_s=0.005)
     vm_lab.stop_daemon()
     vm_lab.start_daemon()
     assert problems.get(timeout=60) is None
@@ -299,7 +300,7 @@ def test_libvirtd_killed_in_the_middle_is_bridged(driver: LibvirtDriver, vm_lab:
 def test_libvirtd_killed_while_saving_leaves_no_half(driver: LibvirtDriver, vm_lab: LibvirtLab) -> None:
     """A snapshot that the daemon does not survive is kept of no guest, and all run on."""
     problems = _in_background(lambda: driver.snapshot(VCDS, tag="half", golden="abc"))
-    _eventually(lambda: driver.instances()["one"].power is Power.PAUSED or not problems.empty(), step_s=0.001)
+    eventually(lambda: driver.instances()["one"].power is Power.PAUSED or not problems.empty(), step_s=0.001)
     vm_lab.stop_daemon()
     vm_lab.start_daemon()
     problem = problems.get(timeout=90)
@@ -340,13 +341,6 @@ def _shell(driver: LibvirtDriver, vcd: str, script: str) -> str:
         except DriverError:
             if time.monotonic() > deadline:
                 raise
-
-
-def _eventually(fact: Callable[[], bool], *, timeout_s: float = 20.0, step_s: float = 0.1) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not fact():
-        assert time.monotonic() < deadline
-        threading.Event().wait(step_s)
 
 
 def _in_background(action: Callable[[], object]) -> "Queue[DriverError | None]":

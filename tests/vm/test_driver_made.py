@@ -1,9 +1,7 @@
 """The libvirt driver with VMs that it makes itself, from their image to nothing again, and with a disk that is full."""
 
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ from idm.settings import Libvirt
 from tests.lab.libvirt import LibvirtLab
 from tests.lab.namespace import run
 from tests.lab.vm_guest import KERNEL_ARGUMENTS
+from tests.vm.deployed import eventually
 
 pytestmark = pytest.mark.vm
 
@@ -74,7 +73,7 @@ def made(vm_lab: LibvirtLab, scratch: Path) -> Iterator[dict[SnapshotKind, Libvi
             drivers[kind] = stack.enter_context(_drive(vm_lab, text, scratch))
             drivers[kind].start("one")
         for driver in drivers.values():
-            _eventually(partial(_answers, driver), timeout_s=BOOT_S)
+            eventually(partial(_answers, driver), within_s=BOOT_S)
         yield drivers
     assert _left(vm_lab) == before
     assert not [path for path in scratch.iterdir() if path.is_dir()]
@@ -103,7 +102,7 @@ def test_a_disk_goes_back(
     incarnation = driver.instances()["one"].incarnation
     driver.restore("one", tag="good")
     assert driver.instances()["one"].incarnation != incarnation
-    _eventually(lambda: _answers(driver), timeout_s=BOOT_S)
+    eventually(lambda: _answers(driver), within_s=BOOT_S)
     seen = _shell(driver, f"cat /root/state; hostname; {MARKED}")
     assert seen.split() == ["good", f"{kind.value}-one", "0"]
     paths = driver.evidence("one", tmp_path)
@@ -178,12 +177,5 @@ def _answers(driver: LibvirtDriver) -> bool:
 
 
 def _shell(driver: LibvirtDriver, script: str) -> str:
-    _eventually(lambda: _answers(driver), timeout_s=60)
+    eventually(lambda: _answers(driver), within_s=60)
     return driver.execute("one", ["sh", "-c", script], timeout_s=60).output.strip()
-
-
-def _eventually(fact: Callable[[], bool], *, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not fact():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.2)

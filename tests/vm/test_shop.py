@@ -12,6 +12,8 @@ from typing import NamedTuple
 import libvirt
 import pytest
 
+from idm.delivery.agent import UNIT
+from idm.manifest import load
 from tests.demo import GUEST_FAULTS
 from tests.examples import shop
 from tests.examples.guarded import GuardedGuests, shop_guests
@@ -24,13 +26,15 @@ pytestmark = [pytest.mark.vm, pytest.mark.kernel]
 WHOLE_S = 240.0
 ROLLBACK_S = 300.0
 MANY_TRIES = "\n[rollback]\nattempts_per_vcd = 100\nattempts_per_stack = 100\ncooldown_s = 1\n"
+# Which older kernels have, too; agents that may choose take another one here.
+PLAN = '\n[agent]\nplan = "kprobe"\n'
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedGuests]:
     """The shop in a lab of its own, up, learned and guarded; stories may be told one after the other."""
     manifest: Path = tmp_path_factory.mktemp("shop") / "guests.toml"
-    manifest.write_text(shop.GUESTS.read_text() + MANY_TRIES)
+    manifest.write_text(shop.GUESTS.read_text() + MANY_TRIES + PLAN)
     with LibvirtLab(gateway=shop.GATEWAY) as lab, shop_guests(lab, manifest=manifest) as guarded:
         for command in ("up", "capture"):
             done = guarded.idm(command)
@@ -47,8 +51,16 @@ def calm(guarded: GuardedGuests) -> Iterator[None]:
     guarded.until(lambda: guarded.verdict() == "ok", within_s=WHOLE_S, what=whole)
 
 
-# The others are the containers' faults, too.
-@pytest.mark.parametrize("name", ["hung", "off", "panic", "disk", "partition"])
+def test_agents_hook_in_by_kprobes(guarded: GuardedGuests) -> None:
+    """The plan that the manifest names is the one that every agent has attached."""
+    for vcd in load(guarded.manifest).vcd:
+        journal = guarded.place.execute(vcd, ("journalctl", "--unit", UNIT, "--output", "cat")).stdout
+        plans = [line for line in journal.splitlines() if '"attached"' in line]
+        assert plans
+        assert all('"plan":"kprobe"' in line for line in plans)
+
+
+@pytest.mark.parametrize("name", GUEST_FAULTS)
 def test_a_fault_is_found_and_taken_back(guarded: GuardedGuests, name: str) -> None:
     """The broken machine and no other is blamed and rolled back once, and the shop answers rightly again."""
     before = len(guarded.history())
