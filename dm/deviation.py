@@ -192,7 +192,7 @@ class Deviation:
             if now_s < due_s:
                 self._early[golden.key] = None
                 return EdgeState.WAITING, f"attempts fail, but it is due only {_in(due_s - now_s)}", due_s
-            return EdgeState.FAILING, failure_sentence(live, now_s), None
+            return EdgeState.FAILING, failure_sentence(live, now_s), live.calm_from_s()
         if self.has_to_be(golden.key) and (known := _known(golden, live, sources)):
             state, reason = known
             # A caller that never tried there, but elsewhere and in vain, is wrong by itself.
@@ -362,4 +362,4 @@ def _known(
 
 def _answered(live: LiveEdge, *, since_s: float) -> bool:
     """Whether its target has answered since, or holds a connection open: it may listen again, and not have said so."""
-    return live.open > 0 or (live.answers and (live.last_established_s or 0.0) > since_s)
+    return live.answers and (live.open > 0 or (live.last_established_s or 0.0) > since_s)

@@ -11,6 +11,7 @@ Address = IPv4Address | IPv6Address
 _GAPS_KEPT = 32
 _CALM_PROVES = 3
 _CALM_S = 3.0
+_HELD_CALM_S = 30.0
 
 
 class Transport(StrEnum):
@@ -188,7 +189,17 @@ class LiveEdge:
     def failing(self, now_s: float, *, patience_s: float) -> bool:
         """Whether attempts fail now: the latest outcome is a failure, or an attempt has waited too long."""
         stuck = self.oldest_pending_s is not None and now_s - self.oldest_pending_s >= patience_s
-        return stuck or self.failures_since_ok > 0
+        calm_s = self.calm_from_s()
+        return stuck or (self.failures_since_ok > 0 and (calm_s is None or now_s < calm_s))
+
+    def calm_from_s(self) -> float | None:
+        """When a failure is over by the passing of time alone, if it ever is.
+
+        Of a datagram socket that is held only errors are told; where no other follows, what it sends arrives.
+        """
+        if self.answers or not self.open or self.last_failure_s is None:
+            return None
+        return self.last_failure_s + _HELD_CALM_S
 
     def active_s(self) -> float | None:
         """When it was last called on, or last had an open connection."""
@@ -198,6 +209,8 @@ class LiveEdge:
     def put(self, flow_key: FlowKey, flow: Flow, *, now_s: float) -> None:
         """Take in a flow's newest counters."""
         before = self.flows.get(flow_key)
+        if (calm_s := self.calm_from_s()) is not None and now_s >= calm_s:
+            self.forgive()
         if flow.open and not self.open and self.last_open_s is not None:
             self.longest_closed_s = max(self.longest_closed_s, now_s - self.last_open_s)
         if flow.open or (before is not None and before.open):
@@ -269,7 +282,7 @@ class LiveEdge:
         last_ok = flow.last_established_s if self.answers else flow.last_attempt_s
         if last_ok is None and flow.open:
             last_ok = flow.first_seen_s
-        if (succeeded or flow.open > 0) and last_ok is not None:
+        if (succeeded or (flow.open > 0 and self.answers)) and last_ok is not None:
             self.first_established_s = min(last_ok, self.first_established_s or last_ok)
             self.last_established_s = max(last_ok, self.last_established_s or last_ok)
         if flow.last_failure_s is not None:

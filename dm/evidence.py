@@ -50,7 +50,7 @@ def facts(view: View, about: Iterable[Symptom], *, now_s: float) -> Facts:
 
 def _symptom(view: View, key: EdgeKey, judged: Judged, calls: "_Calls") -> Symptom:
     live = view.graph.get(key)
-    attempted = live is not None and live.failing(math.inf, patience_s=view.policy.patience_s)
+    attempted = live is not None and (live.oldest_pending_s is not None or live.failures_since_ok > 0)
     since_s = judged.since_s
     if live is not None and judged.state is EdgeState.FAILING:
         since_s = min(since_s, live.failing_since_s or live.oldest_pending_s or since_s)
@@ -108,6 +108,6 @@ def _contact(view: View, edge: LiveEdge, now_s: float) -> Contact:
         edge.key,
         -math.inf if established is None or fails else established,
         -math.inf if refused is None else refused,
-        heard_s if edge.open > 0 and not fails else -math.inf,
+        heard_s if edge.answers and edge.open > 0 and not fails else -math.inf,
         fails,
     )

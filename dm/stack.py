@@ -235,11 +235,12 @@ class Stack:
         live = self.graph.get(key)
         if live is None:
             return False
-        if not live.answers:
-            return (live.last_attempt_s or 0.0) >= since_s
+        if not live.answers and (live.last_attempt_s or 0.0) >= since_s:
+            return True
         if (live.last_established_s or 0.0) >= since_s:
             return live.pending == 0 or live.open > 0
-        # A connection that outlived the revert proves as much, once the dead ones among them have been destroyed.
+        # A connection that outlived the revert proves as much, once the dead ones among them have been destroyed; and a
+        # held datagram socket as much as can be known of it.
         return live.open > 0 and now_s - since_s >= SURVIVES_S
 
     def settle_s(self, vcds: Iterable[str]) -> float:

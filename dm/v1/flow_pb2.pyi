@@ -272,11 +272,11 @@ class Edge(_message.Message):
     command: _builtins.str
     """The calling program (its kernel comm); empty when unknown."""
     attempts: _builtins.int
-    """Attempts: connects for TCP; datagrams or connects for UDP."""
+    """Attempts: connects for TCP; for UDP datagrams, or connected sockets where theirs are not looked at."""
     established: _builtins.int
     """Attempts that were answered (TCP only)."""
     open: _builtins.int
-    """Connections open now."""
+    """Connections open now; for UDP the connected sockets that are attempts."""
     pending: _builtins.int
     """Attempts waiting for an answer now."""
     cancelled: _builtins.int

@@ -244,6 +244,21 @@ def test_how_it_failed_before_a_success_says_nothing_of_how_it_fails_now() -> No
     assert edge.failures_since_ok == 1
 
 
+def test_calm_ends_the_failure_of_a_datagram_socket_that_is_held() -> None:
+    """Of such a socket only errors are told: half a minute without another ends a failure for good."""
+    edge = LiveEdge(EdgeKey("a", "b", Transport.UDP, 8125))
+    one, refused = key("a", "198.18.0.2"), flow(established=0, refused=1, open_=1, at_s=1.0)
+    edge.put(one, refused, now_s=1.0)
+    assert not edge.seen_ok
+    assert edge.failing(30.0, patience_s=1.0)
+    assert not edge.failing(edge.calm_from_s() or 0.0, patience_s=1.0)
+    edge.put(one, refused._replace(open=0), now_s=40.0)
+    assert not edge.failing(41.0, patience_s=1.0)
+    assert edge.seen_ok
+    edge.put(one, flow(attempts=2, established=0, refused=2, open_=1, at_s=42.0), now_s=42.0)
+    assert edge.failing(43.0, patience_s=1.0)
+
+
 def test_datagrams_without_an_error_end_a_failure() -> None:
     """No answer tells that a datagram arrived: an error is over when several went out without another."""
     edge = LiveEdge(EdgeKey("a", "b", Transport.UDP, 53))
