@@ -3,15 +3,14 @@
 #ifndef STACKMEND_ATTEMPT_H
 #define STACKMEND_ATTEMPT_H
 
-/* CALLED: a cgroup hook saw connect(). SENT: the SYN left. PEER: a connected UDP socket. LOST: the table was full. */
-enum phase { IDLE, CALLED, SENT, OPEN, PEER, LOST };
+/* CALLED: a cgroup hook saw connect(). SENT: the SYN left. LOST: the table was full. */
+enum phase { IDLE, CALLED, SENT, OPEN, LOST };
 
 struct connection {
 	struct destination key;
 	__u32 phase;
-	__u32 addressed; /* the datagram being sent names its own destination */
-	__u32 held; /* a datagram waits for more to be put into it */
 	__u32 error; /* that the caller was told of while the attempt went on */
+	__u32 pad;
 	__u64 begun_ns;
 };
 
@@ -21,6 +20,6 @@ struct call {
 	void *to;
 };
 
-_Static_assert(sizeof(struct connection) == 64 && sizeof(struct call) == 16, "layout of what lasts");
+_Static_assert(sizeof(struct connection) == 56 && sizeof(struct call) == 16, "layout of what lasts");
 
 #endif

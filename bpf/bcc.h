@@ -20,7 +20,6 @@
 #define IS_IPV6_ONLY(sk) false
 #define ADDRESS(object, member) ((void *)&(object)->member)
 #define MAP(name) ((void *)bpf_pseudo_fd(1, name##_fd))
-#define STORED(sk, flags) NULL /* kprobes cannot reach it */
 #define SELF own_tgid()
 
 #if IS_ENABLED(CONFIG_IPV6)

@@ -107,12 +107,6 @@ static __always_inline int peer_named(struct sock *sk, const void *address, enum
 	return 0;
 }
 
-static __always_inline bool is_same_place(const struct destination *one, const struct destination *other)
-{
-	return one->daddr[0] == other->daddr[0] && one->daddr[1] == other->daddr[1] &&
-	       one->daddr[2] == other->daddr[2] && one->daddr[3] == other->daddr[3] && one->dport == other->dport;
-}
-
 static __always_inline void peer_error(struct sock *sk)
 {
 	struct destination *peer, now = { .transport = IPPROTO_UDP };
@@ -129,18 +123,6 @@ static __always_inline void peer_error(struct sock *sk)
 	counters = counters_of(peer);
 	if (counters)
 		count_failure(counters, failure_of(error), error);
-}
-
-/* An error that waits in a socket to be told. */
-static __always_inline int error_reported(struct sock *sk, int protocol)
-{
-	if (protocol == IPPROTO_TCP)
-		tcp_error(connection_of(sk), sk);
-	else if (protocol == IPPROTO_UDP && knobs.peers_by_address)
-		peer_error(sk);
-	else if (protocol == IPPROTO_UDP)
-		udp_error(STORED(sk, 0), FIELD(sk, sk_err));
-	return 0;
 }
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
-/* What a cgroup's hooks tell of connect() and of datagrams that name their destination. */
+/* What a cgroup's hooks tell of connect(), of datagrams that name their destination, and of sockets' ends. */
 #ifndef STACKMEND_CGROUP_H
 #define STACKMEND_CGROUP_H
 
@@ -8,37 +8,47 @@
 static __always_inline int connect_called(struct bpf_sock_addr *ctx, struct destination *key)
 {
 	struct sock *sk = probeable(ctx->sk);
-	bool is_tcp = ctx->protocol == IPPROTO_TCP;
-	struct connection *connection;
 
 	key->transport = ctx->protocol;
 	key->dport = bpf_ntohs(ctx->user_port);
-	if ((!is_tcp && ctx->protocol != IPPROTO_UDP) || !is_wanted(sk, key, calling_task()))
+	if ((ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP) || !is_wanted(sk, key, calling_task()))
 		return ALLOW;
 	set_command(key, calling_task());
-	if (is_tcp) {
+	if (ctx->protocol == IPPROTO_TCP)
 		tcp_begin(sk, key, CALLED);
-		return ALLOW;
-	}
-	connection = STORED(ctx->sk, BPF_SK_STORAGE_GET_F_CREATE);
-	if (connection)
-		udp_connected(connection, key, sk);
 	else
-		lose(LOST_MAP_FULL);
+		talk_begun(sk, key);
 	return ALLOW;
+}
+
+/* To the peer of a connected socket: by name, or because an IPv6 socket's peer is IPv4, which the kernel then names. */
+static __always_inline bool is_talk(struct sock *sk, const struct destination *key)
+{
+	struct destination peer = {};
+
+	if (bpf_ntohs(FIELD(sk, __sk_common.skc_dport)) != key->dport)
+		return false;
+	set_peer(&peer, sk);
+	return is_same_place(&peer, key);
 }
 
 static __always_inline int datagram_addressed(struct bpf_sock_addr *ctx, struct destination *key)
 {
-	struct connection *connection = STORED(ctx->sk, 0);
 	struct sock *sk = probeable(ctx->sk);
 
 	key->transport = IPPROTO_UDP;
 	key->dport = bpf_ntohs(ctx->user_port);
-	if (!udp_addressed(connection, key) || !is_wanted(sk, key, calling_task()) || is_reply(sk, key))
+	if (!is_wanted(sk, key, calling_task()) || is_talk(sk, key) || is_reply(sk, key))
 		return ALLOW;
 	set_command(key, calling_task());
 	count_attempt(key);
+	return ALLOW;
+}
+
+static __always_inline int released(struct bpf_sock *ctx)
+{
+	if (ctx->protocol == IPPROTO_UDP)
+		talk_ended(probeable(ctx));
 	return ALLOW;
 }
 

@@ -114,8 +114,10 @@ static __always_inline int queued_error(struct sock *sk)
 	return FIELD(error, ee.ee_errno);
 }
 
-static __always_inline void tcp_error(struct connection *connection, struct sock *sk)
+static __always_inline void tcp_error(struct sock *sk)
 {
+	struct connection *connection = connection_of(sk);
+
 	if (connection && connection->phase == SENT)
 		connection->error = queued_error(sk);
 }

@@ -25,6 +25,12 @@ static __always_inline void set_peer(struct destination *key, struct sock *sk)
 		FIELD_INTO(&key->daddr, sk, __sk_common.skc_v6_daddr);
 }
 
+static __always_inline bool is_same_place(const struct destination *one, const struct destination *other)
+{
+	return one->daddr[0] == other->daddr[0] && one->daddr[1] == other->daddr[1] &&
+	       one->daddr[2] == other->daddr[2] && one->daddr[3] == other->daddr[3] && one->dport == other->dport;
+}
+
 static __always_inline bool is_v4(const struct destination *key)
 {
 	return !key->daddr[0] && !key->daddr[1] && key->daddr[2] == V4_MAPPED;

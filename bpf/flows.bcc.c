@@ -28,8 +28,13 @@ int tcp_destroy_sock(struct bpf_raw_tracepoint_args *ctx)
 int inet_sk_error_report(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->args[0];
+	int protocol = FIELD(sk, sk_protocol);
 
-	return error_reported(sk, FIELD(sk, sk_protocol));
+	if (protocol == IPPROTO_TCP)
+		tcp_error(sk);
+	else if (protocol == IPPROTO_UDP)
+		peer_error(sk);
+	return 0;
 }
 
 int tcp_connect_kprobe(struct pt_regs *ctx)

@@ -7,7 +7,6 @@
 #include <linux/errno.h>
 #include <linux/in.h>
 #include <linux/ptrace.h>
-#include <linux/udp.h>
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -38,17 +37,17 @@ struct {
 	__type(value, struct connection);
 } attempts SEC(".maps");
 
-/* The peers of connected UDP sockets. Inserted by connect(). The kernel frees an entry together with its socket, so it
- * cannot leak. */
+/* Connected UDP sockets, by the socket's address. Inserted by connect(), deleted when the socket is released; bounded,
+ * and what does not fit is counted in losses. */
 struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct connection);
-} connections SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, struct talk);
+} talks SEC(".maps");
 
-/* The same for kprobes, by the socket's address. Inserted by connect(); the kernel drops
- * the oldest for new ones. What is lost by that is an ICMP error, and what is stale is told by the socket itself. */
+/* Their destinations alone, for kprobes, which see the datagrams. Inserted by connect(); the kernel drops the oldest for
+ * new ones. What is lost by that is an ICMP error, and what is stale is told by the socket itself. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
@@ -85,6 +84,7 @@ struct {
 #include "socket.h"
 #include "connection.h"
 #include "datagram.h"
+#include "talk.h"
 #include "cgroup.h"
 #include "call.h"
 
@@ -103,18 +103,16 @@ int BPF_PROG(tcp_destroy_sock, struct sock *sk)
 	return 0;
 }
 
-SEC("tp_btf/sock_send_length") /* Linux 6.3 */
-int BPF_PROG(sock_send_length, struct sock *sk, int sent)
-{
-	if (sk->sk_protocol == IPPROTO_UDP)
-		udp_sent(STORED(sk, 0), sk, sent);
-	return 0;
-}
-
 SEC("tp_btf/inet_sk_error_report") /* Linux 5.14 */
 int BPF_PROG(inet_sk_error_report, struct sock *sk)
 {
-	return error_reported(sk, sk->sk_protocol);
+	if (sk->sk_protocol == IPPROTO_TCP)
+		tcp_error(sk);
+	else if (sk->sk_protocol == IPPROTO_UDP && knobs.peers_by_address)
+		peer_error(sk);
+	else if (sk->sk_protocol == IPPROTO_UDP)
+		talk_error(sk);
+	return 0;
 }
 
 SEC("cgroup/connect4")
@@ -143,6 +141,12 @@ int sendmsg6(struct bpf_sock_addr *ctx)
 {
 	struct destination key = V6_DESTINATION(ctx);
 	return datagram_addressed(ctx, &key);
+}
+
+SEC("cgroup/sock_release") /* Linux 5.9 */
+int sock_release(struct bpf_sock *ctx)
+{
+	return released(ctx);
 }
 
 #include "functions.h"

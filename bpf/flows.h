@@ -33,6 +33,13 @@ struct counters {
 	__u32 pad;
 };
 
+/* A connected UDP socket, whose datagrams nobody looks at. */
+struct talk {
+	struct destination key;
+	__u32 counted; /* an error told of a datagram, so that it is an attempt already */
+	__u64 begun_ns;
+};
+
 /* What wakes the reader; it reads the table for the rest. */
 struct event {
 	__u32 urgency;
@@ -42,16 +49,18 @@ struct event {
 /* Fixed before the programs are loaded, so that the verifier drops what a setting makes unreachable. */
 struct knobs {
 	__u64 patience_ns; /* an attempt given up after this long without an answer has timed out */
+	__u64 talk_ns; /* a connected UDP socket that lasts so long was made to send */
 	__u32 netns; /* inode of the one network namespace to watch; 0 watches all */
 	__u32 ephemeral_low; /* first port that the kernel hands out itself */
 	__u8 keep_loopback;
 	__u8 every_socket; /* 0: only sockets that passed the cgroup hooks */
-	__u8 count_udp_connects; /* where datagrams of connected sockets are not seen */
+	__u8 count_udp_connects; /* where nothing tells of their sockets' end */
 	__u8 peers_by_address; /* of UDP sockets: kprobes cannot reach a socket's own storage */
 	__u8 pad[4];
 };
 
 _Static_assert(sizeof(struct destination) == 36 && sizeof(struct counters) == 120, "layout of the table");
-_Static_assert(sizeof(struct event) == 8 && sizeof(struct knobs) == 24, "layout of events and knobs");
+_Static_assert(sizeof(struct talk) == 48, "layout of connected UDP sockets");
+_Static_assert(sizeof(struct event) == 8 && sizeof(struct knobs) == 32, "layout of events and knobs");
 
 #endif

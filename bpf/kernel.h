@@ -56,6 +56,9 @@ struct sock {
 	int sk_err_soft;
 	__u16 sk_protocol;
 	__u8 sk_userlocks : 4; /* a bit-field until Linux 6.x repacked struct sock */
+	__u8 sk_kern_sock : 1;
+	__s64 sk_stamp;
+	void *sk_rx_dst;
 };
 
 struct inet_sock {
@@ -63,8 +66,7 @@ struct inet_sock {
 };
 
 struct udp_sock {
-	int pending; /* while a datagram is being put together from several sends, */
-	__u16 len; /* which is so long already */
+	int pending; /* while a datagram is being put together from several sends */
 };
 
 struct msghdr {
@@ -83,14 +85,15 @@ struct task_struct {
 #define FIELD_INTO(target, object, member) bpf_core_read(target, sizeof(*(target)), &(object)->member)
 #define HAS(object, member) bpf_core_field_exists((object)->member) /* one built without IPv6 has no address for it */
 #define IS_BOUND(sk) (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
+#define IS_KERNELS(sk) BPF_CORE_READ_BITFIELD_PROBED(sk, sk_kern_sock)
 #define IS_IPV6_ONLY(sk) BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_ipv6only)
 #define ADDRESS(object, member) ((void *)__builtin_preserve_access_index(&(object)->member))
 #define SELF self_tgid
 #define MAP(name) (&(name))
-#define STORED(sk, flags) bpf_sk_storage_get(&connections, sk, NULL, flags)
 
 /* Constants of include/linux/socket.h, include/net/sock.h and include/net/tcp_states.h, which no UAPI header has. */
 enum { AF_INET = 2, AF_INET6 = 10 };
 enum { SOCK_BINDPORT_LOCK = 8 };
+#define SK_DEFAULT_STAMP (-1000000000LL) /* until a socket has received something */
 
 #endif

@@ -63,8 +63,8 @@ class Flow(NamedTuple):
 
     Times are nanoseconds of CLOCK_MONOTONIC in this machine; 0 means never. For TCP an attempt is a ``connect``, and
     attempts = established + pending + cancelled + the sum of failures; ``open`` counts connections in ESTABLISHED, so
-    that one whose peer has hung up holds no longer. For UDP an attempt is a datagram handed to the kernel; where the
-    kernel does not show the datagrams of connected sockets (probe ``sock_send_length``), each ``connect`` is one.
+    that one whose peer has hung up holds no longer. For UDP an attempt is a datagram handed to the kernel; where those
+    of connected sockets are not looked at, each such socket is one attempt instead, and open until it is closed.
     ``oldest_pending_ns`` is since when attempts have been waiting with no answer to any of them.
     """
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from dma.capture.hooks import CONNECTED_DATAGRAMS, Hook, Weight
+from dma.capture.hooks import RELEASES, Hook, Weight
 from dma.capture.layout import Knobs
 from dma.capture.libbpf import LoadError, Map, Object
 from dma.flow import CaptureError
@@ -54,8 +54,7 @@ class CoreLoader:
             with ExitStack() as attempt:
                 loaded = attempt.enter_context(Object(OBJECT))
                 programs = [name for name in wanted if name not in problems]
-                unseen = knobs.count_udp_connects or CONNECTED_DATAGRAMS in problems
-                constants = knobs._replace(count_udp_connects=unseen)
+                constants = knobs._replace(count_udp_connects=RELEASES in problems)
                 try:
                     loaded.load(programs=programs, rodata=constants.pack(), max_entries=sizes)
                 except LoadError as e:

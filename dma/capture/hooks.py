@@ -46,7 +46,7 @@ class Plan(NamedTuple):
 
 
 OUTCOMES = "inet_sock_set_state"
-CONNECTED_DATAGRAMS = "sock_send_length"
+RELEASES = "sock_release"
 
 _OUTCOMES = (
     Hook(OUTCOMES, Kind.TRACEPOINT, Weight.NEEDED),
@@ -95,9 +95,9 @@ CGROUP = Plan(
     "cgroup",
     (
         *_OUTCOMES,
-        # Single datagrams of connected sockets.
-        Hook(CONNECTED_DATAGRAMS, Kind.TRACEPOINT, Weight.DETAIL),
         _ERRORS,
+        # How long connected UDP sockets last, and whether they were used.
+        Hook(RELEASES, Kind.CGROUP, Weight.DETAIL),
         *(Hook(name, Kind.CGROUP, Weight.USUAL) for name in ("connect4", "connect6", "sendmsg4", "sendmsg6")),
     ),
     peers_by_address=False,

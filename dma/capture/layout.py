@@ -9,9 +9,10 @@ from dma.flow import Destination, Failure, Loss, Transport
 
 DESTINATION = struct.Struct("=16s16sHBx")
 COUNTERS = struct.Struct("=13Q3I4x")
-CONNECTION = struct.Struct("=36s4I4xQ")  # its size alone matters, and that of the next
+TALK = struct.Struct("=36sIQ")
+CONNECTION = struct.Struct("=36sII4xQ")  # its size alone matters, and that of the next
 CALL = struct.Struct("=QQ")
-KNOBS = struct.Struct("=QII????4x")
+KNOBS = struct.Struct("=QQII????4x")
 FAILURES = tuple(Failure)  # in the order of enum failure
 LOSSES = (Loss.MAP_FULL, Loss.RING_FULL)  # in the order of enum loss
 
@@ -39,10 +40,19 @@ class Counters(NamedTuple):
     last_errno: int
 
 
+class Talk(NamedTuple):
+    """struct talk, its key undecoded."""
+
+    key: bytes
+    counted: int
+    begun_ns: int
+
+
 class Knobs(NamedTuple):
     """struct knobs."""
 
     patience_ns: int
+    talk_ns: int
     netns: int
     ephemeral_low: int
     keep_loopback: bool
@@ -63,6 +73,11 @@ def keys(chunk: bytes) -> Iterator[bytes]:
 def counters(chunk: bytes) -> Iterator[Counters]:
     """The values of the table, one by one."""
     return map(Counters._make, COUNTERS.iter_unpack(chunk))
+
+
+def talks(chunk: bytes) -> Iterator[Talk]:
+    """The values of the map of connected UDP sockets, one by one."""
+    return map(Talk._make, TALK.iter_unpack(chunk))
 
 
 def destination(key: bytes) -> Destination:

@@ -71,6 +71,8 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "ring_buffer__consume": (c_int, [c_void_p]),
     "ring_buffer__free": (None, [c_void_p]),
 }
+# Entries of a map that are read at once; what the kernel keeps in one bucket has to fit, which is a handful.
+_CHUNK = 4096
 _messages: list[str] = []
 
 
@@ -177,12 +179,13 @@ class Map(NamedTuple):
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All keys and all values, in chunks of many of each."""
         lib = library()
-        keys = create_string_buffer(self.key_size * self.max_entries)
-        values = create_string_buffer(self.value_size * self.max_entries)
+        chunk = min(self.max_entries, _CHUNK)
+        keys = create_string_buffer(self.key_size * chunk)
+        values = create_string_buffer(self.value_size * chunk)
         position, previous = create_string_buffer(max(self.key_size, 4)), None
         result = 0
         while not result:
-            count = c_uint32(self.max_entries)
+            count = c_uint32(chunk)
             result = lib.bpf_map_lookup_batch(self.fd, previous, position, keys, values, byref(count), None)
             if result not in (0, -errno.ENOENT):
                 raise CaptureError(f"the kernel's table cannot be read: {explain(-result)}")

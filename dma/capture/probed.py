@@ -5,11 +5,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol, Self
 
-from dma.capture.hooks import CONNECTED_DATAGRAMS, IPV6_FUNCTIONS, Hook, Kind, Plan, Weight
+from dma.capture.hooks import IPV6_FUNCTIONS, Hook, Kind, Plan, Weight
 from dma.capture.layout import LOSSES, Knobs
 from dma.capture.libbpf import Map, Ring
 from dma.capture.settings import Settings
 from dma.capture.table import FlowTable
+from dma.capture.talks import Talks
 from dma.capture.target import Target, cgroup2_root, netns_inode, opened_cgroup
 from dma.flow import CaptureError, Flow, Loss, Probe
 
@@ -50,14 +51,20 @@ class ProbedCapture:
     """See ``dma.flow.Capture``; made by ``open_probed_capture``."""
 
     def __init__(
-        self, plan: Plan, loader: str, loaded: Loaded, probes: tuple[Probe, ...], stack: ExitStack
+        self,
+        plan: Plan,
+        loader: str,
+        loaded: Loaded,
+        probes: tuple[Probe, ...],
+        table: FlowTable,
+        stack: ExitStack,
     ) -> None:
         self.plan = plan.name
         self.loader = loader
         self.probes = probes
         self._loaded = loaded
         self._losses = loaded.map("losses")
-        self._table = FlowTable(loaded.map("destinations"))
+        self._table = table
         self._ring = Ring(loaded.map("events"))
         stack.callback(self._ring.close)
         self._stack = stack.pop_all()
@@ -103,22 +110,29 @@ def open_probed_capture(plan: Plan, loader: Loader, target: Target, settings: Se
         loaded = loader.load(stack, hooks, knobs, sizes_of(plan, settings))
         probes = tuple(_attached(loaded, hook, cgroup_fd) for hook in hooks)
         for hook, probe in zip(hooks, probes, strict=True):
-            if probe.problem and (
-                hook.weight is Weight.NEEDED or (target.cgroup and hook.kind is Kind.CGROUP)
-            ):
+            if probe.problem and _is_vital(hook, target):
                 raise CaptureError(probe.problem)
-        return ProbedCapture(plan, loader.name, loaded, probes, stack)
+        talks = None if plan.peers_by_address else Talks(loaded.map("talks"), lasting_ns=knobs.talk_ns)
+        table = FlowTable(loaded.map("destinations"), talks)
+        return ProbedCapture(plan, loader.name, loaded, probes, table, stack)
+
+
+def _is_vital(hook: Hook, target: Target) -> bool:
+    """Whether nothing is left without it; nothing but their hooks tells what one cgroup's sockets call."""
+    only_way = target.cgroup is not None and hook.kind is Kind.CGROUP and hook.weight is not Weight.DETAIL
+    return hook.weight is Weight.NEEDED or only_way
 
 
 def knobs_of(plan: Plan, settings: Settings, *, netns: int = 0, every_socket: bool = True) -> Knobs:
     """The programs' constants."""
     return Knobs(
         patience_ns=settings.patience_ms * 1_000_000,
+        talk_ns=settings.talk_ms * 1_000_000,
         netns=netns,
         ephemeral_low=int(PORT_RANGE.read_text().split()[0]),
         keep_loopback=settings.keep_loopback,
         every_socket=every_socket and not plan.peers_by_address,
-        count_udp_connects=CONNECTED_DATAGRAMS not in {hook.program for hook in plan.hooks},
+        count_udp_connects=False,
         peers_by_address=plan.peers_by_address,
     )
 
@@ -129,6 +143,7 @@ def sizes_of(plan: Plan, settings: Settings) -> dict[str, int]:
         "destinations": settings.max_entries,
         "attempts": settings.max_connections,
         "peers": settings.max_peers if plan.peers_by_address else 1,
+        "talks": 1 if plan.peers_by_address else settings.max_peers,
     }
 
 

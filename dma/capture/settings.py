@@ -12,8 +12,11 @@ class Settings:
     max_connections: int = 32768
     """Attempts and open connections that are followed at a time."""
     max_peers: int = 4096
-    """Connected UDP sockets whose errors kprobes can tell whose they are."""
+    """Connected UDP sockets that are known at a time."""
     patience_ms: int = 1000
     """An attempt that its caller gives up after waiting this long has timed out; earlier it is cancelled."""
+    talk_ms: int = 100
+    """A connected UDP socket that lasts this long was made to send; one that ends earlier, and has received nothing,
+    may have served the C library to sort addresses, and does not count."""
     keep_loopback: bool = False
     """Whether a machine's calls to itself count."""

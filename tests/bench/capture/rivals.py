@@ -41,6 +41,8 @@ class Attached(NamedTuple):
 
     counted: Counted = dict
     process: int | None = None
+    connected: int | None = None
+    """What all datagrams of one connected socket count as; without it each counts."""
 
 
 Rival = Callable[[], AbstractContextManager[Attached]]
@@ -64,7 +66,7 @@ def ours(plan: str) -> Iterator[Attached]:
                     totals[flow.destination.transport] += flow.attempts
             return totals
 
-        yield Attached(counted)
+        yield Attached(counted, connected=1 if plan == "cgroup" else None)
 
 
 @contextmanager
@@ -122,7 +124,7 @@ def bpftrace(plan: str) -> Iterator[Attached]:
             if not ready:
                 _, complaint = process.communicate(timeout=STOP_S)
                 raise RuntimeError(f"bpftrace does not run: {complaint.strip()}")
-            yield Attached(lambda: _stopped(process), process.pid)
+            yield Attached(lambda: _stopped(process), process.pid, 0 if plan == "cgroup" else None)
         finally:
             late.cancel()
             process.kill()

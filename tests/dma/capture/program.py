@@ -20,6 +20,7 @@ v4, v6, udp, tcp = socket.AF_INET, socket.AF_INET6, socket.SOCK_DGRAM, socket.SO
 LIBC = ctypes.CDLL(None, use_errno=True)
 MPTCP = 262
 UDP_CORK, UDP_SEGMENT = 1, 103
+SO_TIMESTAMP = 29
 IO_URING_SETUP, IO_URING_ENTER, IORING_OP_CONNECT = 425, 426, 16
 RINGS, ENTRIES = 0, 0x10000000  # what is mapped where in a ring's descriptor
 
@@ -63,13 +64,29 @@ def dissolve(key: object) -> int:
     return int(LIBC.connect(x[key].fileno(), bytes(16), 16))
 
 
-def send_many(key: object, count: int) -> int:
-    """Have sendmmsg() send datagrams of one byte to a connected socket's peer; how many it did."""
-    data = ctypes.create_string_buffer(b"x")
+def send_many(key: object, host: str, port: int, count: int) -> int:
+    """Have sendmmsg() send datagrams of one byte to a place; how many it did."""
+    data, place = ctypes.create_string_buffer(b"x"), ctypes.create_string_buffer(_place(host, port))
     vector = ctypes.create_string_buffer(struct.pack("QQ", ctypes.addressof(data), 1))
-    message = struct.pack("QIxxxxQQQQixxxxIxxxx", 0, 0, ctypes.addressof(vector), 1, 0, 0, 0, 0)
+    message = struct.pack(
+        "QIxxxxQQQQixxxxIxxxx", ctypes.addressof(place), 16, ctypes.addressof(vector), 1, 0, 0, 0, 0
+    )
     messages = ctypes.create_string_buffer(message * count)
     return int(LIBC.sendmmsg(x[key].fileno(), messages, count, 0))
+
+
+def sort_address(family: int, host: str, port: int) -> None:
+    """Learn by which own address a place would be reached, and send nothing; as the C library's resolver does."""
+    with new(family, udp) as s:
+        s.connect((host, port))
+        s.getsockname()
+        LIBC.connect(s.fileno(), bytes(16), 16)
+        s.connect((host, port))
+
+
+def _place(host: str, port: int) -> bytes:
+    """A struct sockaddr_in."""
+    return struct.pack("=H2s4s8x", v4, port.to_bytes(2, "big"), socket.inet_aton(host))
 
 
 def connect_by_ring(key: object, host: str, port: int) -> int:
@@ -80,9 +97,7 @@ def connect_by_ring(key: object, host: str, port: int) -> int:
     # struct io_uring_params: the offsets of the submission queue begin at 40, of the completion queue at 80
     tail, array, entries = (struct.unpack_from("I", parameters, at)[0] for at in (44, 64, 100))
     with mmap.mmap(ring, 4096, offset=RINGS) as queues, mmap.mmap(ring, 4096, offset=ENTRIES) as requests:
-        address = ctypes.create_string_buffer(
-            struct.pack("=H2s4s8x", v4, port.to_bytes(2, "big"), socket.inet_aton(host))
-        )
+        address = ctypes.create_string_buffer(_place(host, port))
         request = struct.pack("=BBHiQQ", IORING_OP_CONNECT, 0, 0, s.fileno(), 16, ctypes.addressof(address))
         requests[: len(request)] = request
         struct.pack_into("I", queues, array, 0)

@@ -4,7 +4,19 @@ import subprocess
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from dma.capture.layout import COUNTERS, DESTINATION, FAILURES, KNOBS, LOSSES, Counters, Knobs, destination
+from dma.capture.layout import (
+    COUNTERS,
+    DESTINATION,
+    FAILURES,
+    KNOBS,
+    LOSSES,
+    TALK,
+    Counters,
+    Knobs,
+    Talk,
+    destination,
+    talks,
+)
 from dma.flow import Destination, Transport
 
 HEADER = Path(__file__).parents[3] / "bpf" / "flows.h"
@@ -36,12 +48,23 @@ def test_counters() -> None:
 
 def test_knobs() -> None:
     """Each member of struct knobs stands where its Python field is packed to."""
-    zero = (0, 0, 0, False, False, False, False)
+    zero = (0, 0, 0, 0, False, False, False, False)
     offsets = []
     for index, name in enumerate(Knobs._fields):
         one = Knobs._make((*zero[:index], 1, *zero[index + 1 :]))
         offsets.append(f"offsetof(struct knobs, {name}) == {one.pack().index(1)}")
     compile_asserts(f"sizeof(struct knobs) == {KNOBS.size}", *offsets)
+
+
+def test_talk() -> None:
+    """A connected UDP socket is unpacked member by member."""
+    offsets = {"key": 0, "counted": DESTINATION.size, "begun_ns": DESTINATION.size + 4}
+    compile_asserts(
+        f"sizeof(struct talk) == {TALK.size}",
+        *(f"offsetof(struct talk, {name}) == {offset}" for name, offset in offsets.items()),
+    )
+    one = Talk(bytes(range(DESTINATION.size)), 1, 2)
+    assert list(talks(TALK.pack(*one) * 2)) == [one, one]
 
 
 def test_enumerations() -> None:

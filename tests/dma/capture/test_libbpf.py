@@ -33,7 +33,7 @@ LOOK_UPS = {
     "map_id": "bpf_map_get_fd_by_id",
 }
 KNOBS = Knobs(
-    0, 0, 0, keep_loopback=False, every_socket=False, count_udp_connects=False, peers_by_address=False
+    0, 0, 0, 0, keep_loopback=False, every_socket=False, count_udp_connects=False, peers_by_address=False
 )
 
 
@@ -112,16 +112,16 @@ def test_constants_of_another_layout() -> None:
 
 def test_refused_program_is_named(tmp_path: Path) -> None:
     """The kernel's refusal of a program names it, so that a plan can do without: here a misread argument."""
-    other = compiled_for(tmp_path, {"sock_send_length": "sys_enter"})
-    with Object(other) as loaded, pytest.raises(LoadError, match="prog 'sock_send_length'") as refused:
+    other = compiled_for(tmp_path, {"inet_sk_error_report": "sys_enter"})
+    with Object(other) as loaded, pytest.raises(LoadError, match="prog 'inet_sk_error_report'") as refused:
         loaded.load(programs=loaded.programs(), rodata=KNOBS.pack(), max_entries={"destinations": 1})
-    assert refused.value.program == "sock_send_length"
+    assert refused.value.program == "inet_sk_error_report"
 
 
 def test_absent_tracepoint_is_named(tmp_path: Path) -> None:
     """A tracepoint that the kernel lacks is named before anything is loaded, and so is the program that asks for it."""
-    older = compiled_without(tmp_path, "sock_send_length")
-    absent = "this kernel has no tracepoint absent_sock_send_length"
+    older = compiled_without(tmp_path, "inet_sk_error_report")
+    absent = "this kernel has no tracepoint absent_inet_sk_error_report"
     with Object(older) as loaded, pytest.raises(LoadError, match=absent) as refused:
         loaded.load(programs=loaded.programs(), rodata=KNOBS.pack(), max_entries={"destinations": 1})
-    assert refused.value.program == "sock_send_length"
+    assert refused.value.program == "inet_sk_error_report"
