@@ -21,9 +21,11 @@ BLOCK = re.compile(r"(<!-- figures -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
 
 def rows(name: str, figures: list[dict[str, Any]]) -> list[str]:
-    """A row a figure."""
+    """A row for each figure with a goal; the others are in what the benchmark prints itself."""
     lines = []
     for figure in figures:
+        if not figure["goal"]:
+            continue
         beside = f"{figure['other']:g} ({figure['other_name']})" if figure["other"] is not None else ""
         goal = f"{figure['goal']}{'' if figure['holds'] else ' (missed)'}"
         lines.append(f"| {figure['name']} | {figure['ours']:g} | {beside} | {goal} | `{COMMANDS[name]}` |")
