@@ -254,7 +254,6 @@ class Events:
     def __init__(self) -> None:
         self._queue: Queue[Event] = Queue(MOST_EVENTS)
         self._ended = threading.Event()
-        self._overflowed = threading.Event()
 
     def put(self, event: Event) -> None:
         """Add one. When too many wait the iteration ends, since it could not tell what was left out."""
