@@ -74,6 +74,6 @@ def _folded(edges: Sequence[GoldenEdge], *, runs: int) -> GoldenEdge:
         external=any(edge.external for edge in edges),
         runs=min(runs, sum(edge.runs for edge in edges)),
         established_ms=tuple(sorted(time for edge in edges for time in edge.established_ms)),
-        refresh_ms=max((edge.refresh_ms for edge in edges if edge.refresh_ms is not None), default=None),
+        refresh_ms=tuple(sorted(time for edge in edges for time in edge.refresh_ms)),
         after=tuple(sorted(set.intersection(*(set(edge.after) for edge in edges)))),
     )

@@ -7,7 +7,7 @@ began.
 import hashlib
 import json
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -15,9 +15,9 @@ from msgspec import Meta
 from dm.edge import EdgeKey, Transport
 from dm.rules import Action, Rule, rule_for
 
-FORMAT = 2
-"""Format 2 added rules, ``after`` and edges on any port; documents of format 1 are read as they are."""
-
+FORMAT = 3
+"""Format 2 added rules, ``after`` and edges on any port; format 3 keeps a quiet time for each launch, of which earlier
+ones kept the longest. All are read."""
 
 _OMITTED_WHEN_EMPTY = {"after", "rules", "service"}
 
@@ -38,7 +38,7 @@ class GoldenEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """One expected dependency.
 
     ``runs`` says in how many of the image's launches it appeared; ``established_ms`` holds one time after the launch
-    for each of them; ``refresh_ms`` is the longest quiet time seen between two attempts, absent without a rhythm.
+    for each of them; ``refresh_ms`` the longest quiet time between two attempts, for each of those with a rhythm.
     ``after`` are the target's own edges that always worked before this one. Port 0 is any port of the two, or of the
     ``service`` that a registry names.
     """
@@ -55,9 +55,9 @@ class GoldenEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         Meta(description="when it first worked, in milliseconds after the launch, once for each of them"),
     ]
     refresh_ms: Annotated[
-        int | None,
-        Meta(description="the longest quiet time between two attempts; null without a rhythm"),
-    ] = None
+        tuple[int, ...],
+        Meta(description="the longest quiet time between two attempts, once for each launch with a rhythm"),
+    ] = ()
     after: Annotated[
         tuple[str, ...], Meta(description="edges of the target that always worked before this one")
     ] = ()
@@ -75,13 +75,16 @@ class GoldenEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def rhythm_s(self, slack_s: float) -> float:
         """Seconds of quiet after which it is gone: the longest quiet time seen, times 1 + 1/runs, plus the slack."""
-        return (self.refresh_ms or 0) / 1000 * (1 + 1 / max(self.runs, 1)) + slack_s
+        longest = max(self.refresh_ms, default=0) / 1000
+        return longest * (1 + 1 / max(len(self.refresh_ms), 1)) + slack_s
 
 
 class GoldenImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All expected dependencies of one stack, and the manifest's fingerprint for which they hold."""
 
-    format: Annotated[int, Meta(description="1, or 2 with rules, `after` and edges on any port")] = FORMAT
+    format: Annotated[int, Meta(description=f"{FORMAT}; earlier ones are read, and written as this one")] = (
+        FORMAT
+    )
     stack: str
     fingerprint: Annotated[str, Meta(description="digest of the manifest for which it holds")]
     runs: Annotated[int, Meta(description="launches that it was learned from")]
@@ -94,10 +97,13 @@ class GoldenImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def id(self) -> str:
         """The first 12 hexadecimal digits of a SHA-256 of what was learned.
 
-        Rules are no part of it: snapshots belong to an image, and are still of use when somebody has added a rule.
+        Rules are no part of it: snapshots belong to an image, and are still of use when somebody has added a rule. It
+        is that of format 1, so that a later version finds the snapshots of an earlier one.
         """
-        learned = msgspec.structs.replace(self, rules=(), format=1)
-        return hashlib.sha256(encode(learned).encode()).hexdigest()[:12]
+        document = _document(msgspec.structs.replace(self, rules=(), format=1))
+        for edge in document["edges"]:
+            edge["refresh_ms"] = max(edge["refresh_ms"], default=None)
+        return hashlib.sha256(_text(document).encode()).hexdigest()[:12]
 
     def required(self, edge: GoldenEdge) -> bool:
         """Whether every launch had this edge, or a rule says that it has to be there."""
@@ -115,11 +121,19 @@ class GoldenImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 def encode(image: GoldenImage) -> str:
     """The image as a JSON document, the same text for equal images."""
-    document = msgspec.to_builtins(image)
+    return _text(_document(image))
+
+
+def _document(image: GoldenImage) -> dict[str, Any]:
+    document: dict[str, Any] = msgspec.to_builtins(image)
     for optional in (document, *document["edges"]):
         for key in _OMITTED_WHEN_EMPTY & optional.keys():
             if not optional[key]:
                 del optional[key]
+    return document
+
+
+def _text(document: dict[str, Any]) -> str:
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
 
 
@@ -131,10 +145,10 @@ def schema() -> str:
 def decode(document: str) -> GoldenImage:
     """Read a document; raises :class:`GoldenError` naming the place that is wrong."""
     try:
-        image = msgspec.json.decode(document, type=GoldenImage)
+        image = msgspec.convert(_upgraded(msgspec.json.decode(document)), type=GoldenImage)
     except msgspec.DecodeError as error:
         raise GoldenError(f"not a golden image: {error}") from error
-    if not 1 <= image.format <= FORMAT:
+    if image.format != FORMAT:
         raise GoldenError(
             f"golden image format {image.format} is not known here: this version reads formats 1 to {FORMAT}"
         )
@@ -153,3 +167,22 @@ def decode(document: str) -> GoldenImage:
         if not 1 <= edge.runs <= image.runs:
             raise GoldenError(f"not a golden image: {edge.key} has {edge.runs} runs, the image {image.runs}")
     return image
+
+
+def _upgraded(document: Any) -> Any:
+    """A document of an earlier format as one of this; anything else as it is."""
+    match document:
+        case {"format": 1 | 2, "edges": [*edges]}:
+            return document | {"format": FORMAT, "edges": [_upgraded_edge(edge) for edge in edges]}
+        case _:
+            return document
+
+
+def _upgraded_edge(edge: Any) -> Any:
+    match edge:
+        case {"refresh_ms": int(longest)}:
+            return edge | {"refresh_ms": [longest]}
+        case {"refresh_ms": None}:
+            return edge | {"refresh_ms": []}
+        case _:
+            return edge

@@ -120,7 +120,7 @@ def _learn_edge(edge: LiveEdge, inside: Set[str], launch_s: float, after: tuple[
         kind=kind,
         runs=1,
         established_ms=(round(after_s * 1000),),
-        refresh_ms=None if rhythm is None else round(rhythm * 1000),
+        refresh_ms=() if rhythm is None else (round(rhythm * 1000),),
         after=after,
     )
 
@@ -134,7 +134,6 @@ def _rhythm_s(edge: LiveEdge) -> float | None:
 
 def _merge_edges(edges: Sequence[GoldenEdge]) -> GoldenEdge:
     kinds = {edge.kind for edge in edges}
-    refreshes = [edge.refresh_ms for edge in edges if edge.refresh_ms is not None]
     kind = next(kind for kind in (Kind.ON_DEMAND, Kind.PERIODIC, Kind.HELD) if kind in kinds)
     return msgspec.structs.replace(
         edges[0],
@@ -142,6 +141,6 @@ def _merge_edges(edges: Sequence[GoldenEdge]) -> GoldenEdge:
         external=any(edge.external for edge in edges),
         runs=sum(edge.runs for edge in edges),
         established_ms=tuple(sorted(time for edge in edges for time in edge.established_ms)),
-        refresh_ms=max(refreshes, default=None),
+        refresh_ms=tuple(sorted(time for edge in edges for time in edge.refresh_ms)),
         after=tuple(sorted(set.intersection(*(set(edge.after) for edge in edges)))),
     )

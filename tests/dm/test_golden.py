@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import jsonschema
 import msgspec
@@ -14,6 +15,8 @@ from dm.golden import GoldenEdge, GoldenError, GoldenImage, Kind, decode, encode
 from dm.learning import diff, merge, unseen_share
 from dm.rules import Action, Rule, joined
 
+FORMAT_1 = Path(__file__).parent / "golden_format_1.json"
+
 EDGES = st.builds(
     GoldenEdge,
     source=st.sampled_from("ab"),
@@ -25,7 +28,7 @@ EDGES = st.builds(
     kind=st.sampled_from(Kind),
     runs=st.just(1),
     established_ms=st.tuples(st.integers(0, 60_000)),
-    refresh_ms=st.none() | st.integers(0, 60_000),
+    refresh_ms=st.just(()) | st.tuples(st.integers(0, 60_000)),
     after=st.lists(st.sampled_from(["x → y:1", "x → y:2"]), unique=True).map(
         lambda keys: tuple(sorted(keys))
     ),
@@ -104,9 +107,16 @@ def test_a_deadline_shrinks_with_the_launches_seen() -> None:
 
 def test_a_document_of_format_1_keeps_its_identifier() -> None:
     """Snapshots belong to an image by its identifier, so the one of an image kept by an earlier version stays."""
-    document = encode(an_image(format=1))
-    assert "after" not in document
+    document = FORMAT_1.read_text()
     assert decode(document).id == hashlib.sha256(document.encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize("format", [1, 2])
+def test_a_document_of_an_earlier_format_keeps_its_rhythm(format: int) -> None:
+    """The longest quiet time of all its launches stands for one of them."""
+    image = decode(FORMAT_1.read_text().replace('"format": 1', f'"format": {format}'))
+    assert [edge.refresh_ms for edge in image.edges] == [(), (2500,)]
+    assert decode(encode(image)) == image
 
 
 def test_a_rule_leaves_the_identifier_as_it_was() -> None:
@@ -145,7 +155,7 @@ def test_images_of_different_manifests_do_not_merge() -> None:
             encode(an_image()).replace('"port": 5432', '"port": "x"'),
             r"Expected `int`, got `str` - at `\$.edges\[0\].port`",
         ),
-        (encode(an_image()).replace('"format": 2', '"format": 9'), "format 9 is not known here"),
+        (encode(an_image()).replace('"format": 3', '"format": 9'), "format 9 is not known here"),
         (encode(an_image(vcds=("db",))), "api calls db but is not among its `vcds`"),
         (encode(an_image(runs=0)), "`runs` must be 1 or more"),
         (encode(an_image(edges=an_image().edges * 2)), "stands in it twice"),
