@@ -21,6 +21,7 @@
 #define ADDRESS(object, member) ((void *)&(object)->member)
 #define MAP(name) ((void *)bpf_pseudo_fd(1, name##_fd))
 #define SELF own_tgid()
+#define TRUSTED_TASK ((struct task_struct *)NULL)
 
 #if IS_ENABLED(CONFIG_IPV6)
 #define HAS(object, member) true

@@ -36,7 +36,7 @@ static __always_inline int tcp_connected(struct sock *sk, const void *address, i
 	set_name(&key, &name, version);
 	if (version == V6 && is_v4(&key) && !IS_IPV6_ONLY(sk))
 		return 0;
-	set_command(&key, calling_task());
+	set_command(&key);
 	connect_failed(sk, &key, -error);
 	return 0;
 }
@@ -79,11 +79,11 @@ static __always_inline int datagram_sent(struct sock *sk, struct msghdr *msg, en
 		set_name(&key, &name, version);
 	else
 		set_peer(&key, sk);
-	if ((version == V6 && is_v4(&key)) || !is_wanted(sk, &key, calling_task()) || is_reply(sk, &key))
+	if ((version == V6 && is_v4(&key)) || !is_wanted(sk, &key) || is_reply(sk, &key))
 		return 0;
 	if (FIELD((struct udp_sock *)sk, pending))
 		return 0;
-	set_command(&key, calling_task());
+	set_command(&key);
 	count_attempt(&key);
 	return 0;
 }
@@ -100,9 +100,9 @@ static __always_inline int peer_named(struct sock *sk, const void *address, enum
 	if (name.family != (version == V6 ? AF_INET6 : AF_INET))
 		return 0;
 	set_name(&key, &name, version);
-	if ((version == V6 && is_v4(&key)) || !is_wanted(sk, &key, calling_task()) || is_reply(sk, &key))
+	if ((version == V6 && is_v4(&key)) || !is_wanted(sk, &key) || is_reply(sk, &key))
 		return 0;
-	set_command(&key, calling_task());
+	set_command(&key);
 	bpf_map_update_elem(MAP(peers), &place, &key, BPF_ANY);
 	return 0;
 }

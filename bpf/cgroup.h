@@ -11,9 +11,9 @@ static __always_inline int connect_called(struct bpf_sock_addr *ctx, struct dest
 
 	key->transport = ctx->protocol;
 	key->dport = bpf_ntohs(ctx->user_port);
-	if ((ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP) || !is_wanted(sk, key, calling_task()))
+	if ((ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP) || !is_wanted(sk, key))
 		return ALLOW;
-	set_command(key, calling_task());
+	set_command(key);
 	if (ctx->protocol == IPPROTO_TCP)
 		tcp_begin(sk, key, CALLED);
 	else
@@ -38,9 +38,9 @@ static __always_inline int datagram_addressed(struct bpf_sock_addr *ctx, struct 
 
 	key->transport = IPPROTO_UDP;
 	key->dport = bpf_ntohs(ctx->user_port);
-	if (!is_wanted(sk, key, calling_task()) || is_talk(sk, key) || is_reply(sk, key))
+	if (!is_wanted(sk, key) || is_talk(sk, key) || is_reply(sk, key))
 		return ALLOW;
-	set_command(key, calling_task());
+	set_command(key);
 	count_attempt(key);
 	return ALLOW;
 }

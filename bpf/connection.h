@@ -141,9 +141,9 @@ static __always_inline int begin_from_socket(struct sock *sk)
 	struct destination key = { .transport = IPPROTO_TCP };
 
 	set_peer(&key, sk);
-	if (!is_wanted(sk, &key, calling_task()))
+	if (!is_wanted(sk, &key))
 		return 0;
-	set_command(&key, calling_task());
+	set_command(&key);
 	tcp_begin(sk, &key, SENT);
 	return 0;
 }
@@ -203,7 +203,7 @@ static __always_inline void connect_failed(struct sock *sk, const struct destina
 {
 	struct counters *counters;
 
-	if (connection_of(sk) || !is_wanted(sk, key, calling_task()))
+	if (connection_of(sk) || !is_wanted(sk, key))
 		return;
 	counters = count_attempt(key);
 	if (counters)

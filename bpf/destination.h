@@ -56,11 +56,6 @@ static __always_inline bool is_noise(const struct destination *key)
 	return high >> 22 == 0xfe80 >> 6 || high >> 24 == 0xff;
 }
 
-static __always_inline struct task_struct *calling_task(void)
-{
-	return (struct task_struct *)bpf_get_current_task();
-}
-
 /* A cgroup program may not follow the kernel's own pointers in its socket; read back as a number, it can be probed. */
 static __always_inline struct sock *probeable(struct bpf_sock *checked)
 {
@@ -70,12 +65,37 @@ static __always_inline struct sock *probeable(struct bpf_sock *checked)
 	return sk;
 }
 
-/* The process's own name: threads have names of their own, which say nothing and multiply the keys. */
-static __always_inline void set_command(struct destination *key, struct task_struct *task)
+/* Eight characters, those after a NUL cleared: kernels before Linux 5.17 leave there what was in a longer name. */
+static __always_inline __u64 until_nul(__u64 text)
 {
-	struct task_struct *process = FIELD(task, group_leader);
+	__u64 nul = (text - 0x0101010101010101) & ~text & 0x8080808080808080;
 
+	return nul ? text & (((nul & -nul) >> 7) - 1) : text;
+}
+
+/* The process's own name: threads have names of their own, which say nothing and multiply the keys. */
+static __always_inline void set_command(struct destination *key)
+{
+	struct task_struct *task = TRUSTED_TASK, *process;
+	__u64 *command = (__u64 *)key->command, *comm;
+
+	if (task) {
+		comm = (__u64 *)task->group_leader->comm;
+		command[0] = until_nul(comm[0]);
+		command[1] = command[0] >> 56 ? until_nul(comm[1]) : 0;
+		return;
+	}
+	task = (struct task_struct *)bpf_get_current_task();
+	process = FIELD(task, group_leader);
 	bpf_probe_read_kernel_str(&key->command, sizeof(key->command), ADDRESS(process, comm));
+}
+
+/* In the numbers of the kernel's own namespace, whatever namespace the caller is in. */
+static __always_inline __u32 calling_tgid(void)
+{
+	struct task_struct *task = TRUSTED_TASK;
+
+	return task ? task->tgid : (__u32)FIELD((struct task_struct *)bpf_get_current_task(), tgid);
 }
 
 static __always_inline __u32 netns_of(struct sock *sk)
@@ -85,9 +105,9 @@ static __always_inline __u32 netns_of(struct sock *sk)
 	return FIELD(net, ns.inum);
 }
 
-static __always_inline bool is_wanted(struct sock *sk, const struct destination *key, struct task_struct *task)
+static __always_inline bool is_wanted(struct sock *sk, const struct destination *key)
 {
-	if (!key->dport || is_noise(key) || (__u32)FIELD(task, tgid) == SELF)
+	if (!key->dport || is_noise(key) || calling_tgid() == SELF)
 		return false;
 	if (knobs.netns && netns_of(sk) != knobs.netns)
 		return false;

@@ -56,7 +56,8 @@ struct knobs {
 	__u8 every_socket; /* 0: only sockets that passed the cgroup hooks */
 	__u8 count_udp_connects; /* where nothing tells of their sockets' end */
 	__u8 peers_by_address; /* of UDP sockets: kprobes cannot reach a socket's own storage */
-	__u8 pad[4];
+	__u8 trusted_task; /* the kernel lets programs read the calling task as memory of their own */
+	__u8 pad[3];
 };
 
 _Static_assert(sizeof(struct destination) == 36 && sizeof(struct counters) == 120, "layout of the table");

@@ -89,6 +89,12 @@ struct task_struct {
 #define IS_IPV6_ONLY(sk) BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_ipv6only)
 #define ADDRESS(object, member) ((void *)__builtin_preserve_access_index(&(object)->member))
 #define SELF self_tgid
+/* Reads of memory that the kernel vouches for cost nothing beside probes of it. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define TRUSTED_TASK (knobs.trusted_task ? bpf_get_current_task_btf() : NULL)
+#else
+#define TRUSTED_TASK ((struct task_struct *)NULL) /* names would have to be cut from the other end */
+#endif
 #define MAP(name) (&(name))
 
 /* Constants of include/linux/socket.h, include/net/sock.h and include/net/tcp_states.h, which no UAPI header has. */

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dma.capture.hooks import RELEASES, Hook, Weight
 from dma.capture.layout import Knobs
-from dma.capture.libbpf import LoadError, Map, Object
+from dma.capture.libbpf import LoadError, Map, Object, trusts_tasks
 from dma.flow import CaptureError
 
 OBJECT = Path(__file__).with_name("flows.bpf.o")
@@ -54,7 +54,9 @@ class CoreLoader:
             with ExitStack() as attempt:
                 loaded = attempt.enter_context(Object(OBJECT))
                 programs = [name for name in wanted if name not in problems]
-                constants = knobs._replace(count_udp_connects=RELEASES in problems)
+                constants = knobs._replace(
+                    count_udp_connects=RELEASES in problems, trusted_task=trusts_tasks()
+                )
                 try:
                     loaded.load(programs=programs, rodata=constants.pack(), max_entries=sizes)
                 except LoadError as e:

@@ -12,7 +12,7 @@ COUNTERS = struct.Struct("=13Q3I4x")
 TALK = struct.Struct("=36sIQ")
 CONNECTION = struct.Struct("=36sII4xQ")  # its size alone matters, and that of the next
 CALL = struct.Struct("=QQ")
-KNOBS = struct.Struct("=QQII????4x")
+KNOBS = struct.Struct("=QQII?????3x")
 FAILURES = tuple(Failure)  # in the order of enum failure
 LOSSES = (Loss.MAP_FULL, Loss.RING_FULL)  # in the order of enum loss
 
@@ -59,6 +59,7 @@ class Knobs(NamedTuple):
     every_socket: bool
     count_udp_connects: bool
     peers_by_address: bool
+    trusted_task: bool
 
     def pack(self) -> bytes:
         """The bytes that the programs read as constants."""

@@ -31,6 +31,8 @@ PRIVILEGE = "run as root, or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
 _PRINT = CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _SAMPLE = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 _DEBUG = 2
+# Of linux/bpf.h: a program type, and a helper.
+_CGROUP_SOCK_ADDR, _GET_CURRENT_TASK_BTF = 18, 158
 _TYPEDEF = 8  # BTF_KIND_TYPEDEF of linux/btf.h
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_set_print": (c_void_p, [_PRINT]),
@@ -38,6 +40,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "btf__load_vmlinux_btf": (c_void_p, []),
     "btf__find_by_name_kind": (c_int32, [c_void_p, c_char_p, c_uint32]),
     "btf__free": (None, [c_void_p]),
+    "libbpf_probe_bpf_helper": (c_int, [c_int, c_int, c_void_p]),
     "bpf_object__open_file": (c_void_p, [c_char_p, c_void_p]),
     "bpf_object__load": (c_int, [c_void_p]),
     "bpf_object__close": (None, [c_void_p]),
@@ -166,6 +169,12 @@ def _kernel_types() -> Iterator[int]:
         yield types
     finally:
         lib.btf__free(types)
+
+
+@cache
+def trusts_tasks() -> bool:
+    """Whether programs may ask for the calling task as memory that they can read directly; cgroups' learnt it last."""
+    return bool(library().libbpf_probe_bpf_helper(_CGROUP_SOCK_ADDR, _GET_CURRENT_TASK_BTF, None) == 1)
 
 
 class Map(NamedTuple):

@@ -134,6 +134,7 @@ def knobs_of(plan: Plan, settings: Settings, *, netns: int = 0, every_socket: bo
         every_socket=every_socket and not plan.peers_by_address,
         count_udp_connects=False,
         peers_by_address=plan.peers_by_address,
+        trusted_task=False,
     )
 
 

@@ -313,3 +313,17 @@ def test_crowded_table_forgets_the_idle(
         assert not capture.losses()
     assert kept
     assert (kept.attempts, kept.open) == (1, 1)
+
+
+def test_the_same_names_however_they_are_read(
+    network: Cable, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program's name is the same where its task is read as where it can only be probed, however long it is."""
+    names, target = ("fifteen_letters", "eight888", "seven77", "x"), Target(netns=network.client_netns)
+    with open_capture(target, plan="cgroup") as reading:
+        monkeypatch.setattr("dma.capture.core.trusts_tasks", lambda: False)
+        with open_capture(target, plan="cgroup") as probing:
+            for name in names:
+                caller(f"(open('/proc/self/comm', 'w').write('{name}'), call(v4, '{SERVER_V4}', 7347))")
+            seen = [sorted(f.destination.command for f in capture.flows()) for capture in (reading, probing)]
+    assert seen == [sorted(names)] * 2
