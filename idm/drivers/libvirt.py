@@ -155,6 +155,8 @@ class LibvirtDriver:
             try:
                 with self._hypervisor.events() as events:
                     self._subscription = events.end
+                    for vcd in self._manifest.vcd:
+                        self._domains.claim_again(vcd)
                     yield from self._manifest.vcd
                     if not self._closing.is_set():
                         for event in events:
@@ -244,6 +246,8 @@ class LibvirtDriver:
 
     def _heed(self, event: Event) -> Iterator[str]:
         vcd = self._plan.vcd(event.domain)
+        if vcd and event.turn is Turn.REVERT:
+            self._domains.claim_again(vcd)
         if not vcd or (domain := self._domains.owned(vcd)) is None:
             yield from [vcd] if vcd else []
             return

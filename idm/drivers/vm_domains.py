@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from idm.driver import DriverError
 from idm.drivers.domain import Label
-from idm.drivers.libvirt_connection import Hypervisor, MissingError
+from idm.drivers.libvirt_connection import Hypervisor, MissingError, RefusedError
 from idm.drivers.libvirt_domain import Domain
 from idm.drivers.vm_plan import Plan
 from idm.drivers.vm_snapshots import Inside, Layers, Note
@@ -45,8 +45,16 @@ class Domains:
         """The same; raises :class:`DriverError` without one."""
         domain = self.owned(vcd)
         if domain is None:
-            raise DriverError(f'{vcd} has no domain "{self._plan.domain(vcd)}" of its own: idm up makes it')
+            advice = "adopts it once it is there again" if self._manifest.vcd[vcd].domain else "makes it"
+            raise DriverError(f'{vcd} has no domain "{self._plan.domain(vcd)}" of its own: idm up {advice}')
         return domain
+
+    def claim_again(self, vcd: str) -> None:
+        """Label an adopted domain anew that somebody has taken back to before it was adopted."""
+        name = self._manifest.vcd[vcd].domain
+        with suppress(RefusedError):
+            if name and (domain := Domain(self._hypervisor, name)).label() is None:
+                domain.set_label(Label(self._stack, vcd, ran=True))
 
     def layers(self, vcd: str) -> Layers:
         """The frozen disks of a VCD."""

@@ -165,6 +165,33 @@ def test_an_adopted_domain_is_left_as_it_was(
     assert after == before.replace("  <metadata/>\n", "")
 
 
+def test_an_adopted_domain_stays_adopted_wherever_it_is_taken_back(
+    opened: Callable[..., LibvirtDriver], hypervisor: libvirt.virConnect, tmp_path: Path
+) -> None:
+    """A snapshot of before knows nothing of the stack, to which the domain belongs all the same."""
+    domain = hypervisor.lookupByName("test")
+    snapshot = domain.snapshotCreateXML("<domainsnapshot><name>before</name></domainsnapshot>")
+    driver = opened(ADOPTING, stack="first")
+    driver.define(manifest.load(tmp_path / "stack.toml").vcd["old"])
+    told: Queue[str] = Queue(maxsize=100)
+
+    def listen() -> None:
+        for vcd in driver.events():
+            told.put(vcd)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    assert told.get(timeout=10) == "old"
+    domain.revertToSnapshot(snapshot)
+    while not (found := driver.instances().get("old")) or not found.reverted:
+        assert told.get(timeout=10) == "old"
+    assert found.power is Power.RUNNING
+    driver.close()
+    listener.join(timeout=10)
+    assert not listener.is_alive()
+    snapshot.delete()
+
+
 def test_layers_are_discarded(driver: LibvirtDriver, base: Path, tmp_path: Path) -> None:
     """A snapshot freezes the disk below a fresh layer, and going back replaces that layer alone."""
     taken = driver.snapshot(["one", "two"], tag="first", golden="abc")
