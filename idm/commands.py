@@ -1,5 +1,7 @@
 """Commands of ``idm`` about machines that are there already: the agent's bundle, adopting them, and Vagrant's."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,13 +22,14 @@ from idm.errors import DeployError
 from idm.home import Home, locate
 from idm.lock import holder, lock
 from idm.site import bundles
+from idm.watch import hand_over
 
 if TYPE_CHECKING:
     from idm.drivers.libvirt_connection import Hypervisor
 
 # Machines that have just booted answer when their guest agent is installed.
 AGENTS_S, ASK_AGAIN_S = 300.0, 0.5
-IDM_S = 900.0
+IDM_S, INTERRUPT_S = 900.0, 30.0
 TURN_S = 600.0
 
 
@@ -81,7 +84,7 @@ def adopt_command(choice: Choice, domains: tuple[str, ...], name: str | None, wa
     if choice.manifest.exists():
         raise DeployError(f"{choice.manifest} is there already: remove it, or name another by --file")
     with _hypervisor(choice) as hypervisor:
-        _write(choice, hypervisor, domains, name=name, wait_s=wait_s)
+        _put(choice.manifest, _draft(choice, hypervisor, domains, name=name, wait_s=wait_s))
     click.echo(f"{choice.manifest} is written: look at it, then `idm --file {choice.manifest} up`")
 
 
@@ -95,11 +98,14 @@ def vagrant_command(choice: Choice, when: str, action: str) -> None:
     The project is the directory of the manifest, which is written when there is none. BEFORE machines are halted,
     reloaded or destroyed nothing is rolled back any more; AFTER they came or went the stack is brought in line.
     """
-    with _turn(choice):
-        if when == "before":
-            _leave(choice)
-        else:
-            _follow(choice, ending=action == "destroy")
+    try:
+        with _turn(choice):
+            if when == "before":
+                _leave(choice)
+            else:
+                _follow(choice, ending=action == "destroy")
+    except KeyboardInterrupt as e:
+        raise DeployError("interrupted: vagrant up goes on from here") from e
 
 
 @contextmanager
@@ -114,7 +120,7 @@ def _turn(choice: Choice) -> Iterator[None]:
 def _leave(choice: Choice) -> None:
     if choice.manifest.exists() and holder((home := _home(choice)).deployer_lock) is not None:
         end_deployer(home)
-        click.echo("nothing is rolled back until all machines run again")
+        click.echo("nothing is rolled back until vagrant has brought all machines back")
 
 
 def _follow(choice: Choice, *, ending: bool) -> None:
@@ -124,13 +130,16 @@ def _follow(choice: Choice, *, ending: bool) -> None:
         step = vagrant.follow(_view(choice, hypervisor, domains), ending=ending)
         if step.say:
             click.echo(step.say)
-        if step.down:
-            _idm(choice, "down")
-        if step.draft:
-            choice.manifest.unlink(missing_ok=True)
-            _write(choice, hypervisor, domains, name=None, wait_s=AGENTS_S)
+        text = _draft(choice, hypervisor, domains, name=None, wait_s=AGENTS_S) if step.draft else ""
+    if step.down:
+        _idm(choice, "down")
+    if step.draft:
+        _put(choice.manifest, text)
     if step.up:
         _idm(choice, "up")
+    if step.resume:
+        pid = hand_over(_home(choice).run, manifest=choice.manifest, config=choice.config)
+        click.echo(f"process {pid} attends to the stack again")
 
 
 def _view(choice: Choice, hypervisor: "Hypervisor", domains: Sequence[str]) -> vagrant.View:
@@ -151,10 +160,10 @@ def _view(choice: Choice, hypervisor: "Hypervisor", domains: Sequence[str]) -> v
     )
 
 
-def _write(
+def _draft(
     choice: Choice, hypervisor: "Hypervisor", domains: Sequence[str], *, name: str | None, wait_s: float
-) -> None:
-    """Write the manifest, once the domains' guest agents answer or the time is up."""
+) -> str:
+    """The manifest, once the domains' guest agents answer or the time is up."""
     from idm.drivers import libvirt_found
 
     deadline = time.monotonic() + wait_s
@@ -167,7 +176,15 @@ def _write(
         raise DeployError(f"no guest agent answers in {silent[0]}: install and start qemu-guest-agent there")
     found = libvirt_found.running(hypervisor, domains)
     stack = name or label(choice.manifest.absolute().parent.name)
-    choice.manifest.write_text(draft(stack, found, libvirt_found.places(hypervisor, found)))
+    return draft(stack, found, libvirt_found.places(hypervisor, found))
+
+
+def _put(manifest: Path, text: str) -> None:
+    manifest.write_text(text)
+    if os.geteuid() == 0:
+        # Who calls this by sudo is to change it without.
+        place = manifest.absolute().parent.stat()
+        os.chown(manifest, place.st_uid, place.st_gid)
 
 
 def _home(choice: Choice) -> Home:
@@ -179,12 +196,26 @@ def _idm(choice: Choice, command: str) -> None:
     """Run another command on this stack; its words are its own."""
     line = [sys.executable, "-P", "-m", "idm", "--file", str(choice.manifest.absolute())]
     line += ["--config", str(choice.config.absolute())] if choice.config is not None else []
+    with subprocess.Popen([*line, command], stdin=subprocess.DEVNULL) as child:
+        try:
+            status = child.wait(IDM_S)
+        except subprocess.TimeoutExpired as e:
+            child.kill()
+            raise DeployError(f"idm {command} did not end within {IDM_S:.0f} s: see idm status") from e
+        except KeyboardInterrupt:
+            _interrupt(child)
+            raise
+    if status:
+        raise click.exceptions.Exit(status)
+
+
+def _interrupt(child: "subprocess.Popen[bytes]") -> None:
+    """Have it end in order, whether or not the terminal has interrupted it already."""
+    child.send_signal(signal.SIGINT)
     try:
-        ended = subprocess.run([*line, command], stdin=subprocess.DEVNULL, timeout=IDM_S, check=False)
-    except subprocess.TimeoutExpired as e:
-        raise DeployError(f"idm {command} did not end within {IDM_S:.0f} s: see idm status") from e
-    if ended.returncode:
-        raise click.exceptions.Exit(ended.returncode)
+        child.wait(INTERRUPT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from idm.errors import DeployError
 
 DOTFILES = "VAGRANT_DOTFILE_PATH"
+NOBODY = "there are no machines here yet: vagrant up makes them, with libvirt, where [libvirt] uri says"
 
 
 class View(NamedTuple):
@@ -26,11 +27,12 @@ class View(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What is to be done, in this order, or why nothing is."""
+    """What is to be done, in this order, or why nothing is; ``resume`` is for a stack that is up, but for its guard."""
 
     down: bool = False
     draft: bool = False
     up: bool = False
+    resume: bool = False
     say: str = ""
 
 
@@ -45,16 +47,19 @@ def machines(project: Path) -> dict[str, str]:
 
 
 def follow(view: View, *, ending: bool = False) -> Step:
-    """What brings the stack in line with the machines; while they are ``ending`` nothing is begun.
+    """What brings the stack in line with the machines; while they are ``ending`` no other one is begun.
 
     Raises :class:`DeployError` when a person has to decide.
     """
+    if ending and not view.deployed:
+        return Step()
     if gone := view.declared - view.existing:
         return Step(down=view.deployed, say=f"{_list(gone)} not there: nothing is guarded")
     if ending:
-        return Step()
+        # There was none to destroy, or who was asked has said no.
+        return Step(resume=not view.attended and view.declared <= view.running)
     if not view.existing:
-        return Step(say="there are no machines yet: vagrant up makes them")
+        return Step(say=NOBODY)
     new = view.existing - view.declared
     if new and view.declared and not view.untouched:
         raise DeployError(

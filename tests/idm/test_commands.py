@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from idm import manifest
 from idm.cli import main
+from idm.vagrant import NOBODY
 
 URI = "test:///default"
 # Addresses on this hypervisor follow from the number of domains that were ever started in this process.
@@ -88,7 +89,7 @@ def test_what_cannot_be_adopted_is_told(idm: Idm) -> None:
 def test_a_project_without_machines_is_left_alone(idm: Idm) -> None:
     """Neither before nor after anything is there to be done."""
     assert idm("vagrant", "before", "halt").output == ""
-    assert idm("vagrant", "after", "up").output == "there are no machines yet: vagrant up makes them\n"
+    assert idm("vagrant", "after", "up").output == f"{NOBODY}\n"
 
 
 def test_machines_that_are_not_there_any_more_are_told(idm: Idm) -> None:

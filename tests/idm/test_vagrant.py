@@ -37,10 +37,20 @@ def test_a_machine_that_is_destroyed_ends_the_stack() -> None:
     gone = GUARDED._replace(existing=ONE, running=ONE)
     assert follow(gone) == Step(down=True, say="p_b is not there: nothing is guarded")
     assert not follow(gone._replace(deployed=False)).down
-    assert follow(gone._replace(declared=NONE), ending=True) == Step()
+    assert follow(gone, ending=True) == follow(gone)
+    assert follow(gone._replace(deployed=False), ending=True) == Step()
+    assert follow(gone._replace(declared=NONE, deployed=False), ending=True) == Step()
     assert follow(View(NONE, NONE, NONE, untouched=False, deployed=False, attended=False)).say.startswith(
-        "there are no machines yet"
+        "there are no machines here yet"
     )
+
+
+def test_machines_that_were_not_destroyed_after_all_are_guarded_again() -> None:
+    """Whoever is asked may say no; what was down before is left so."""
+    spared = GUARDED._replace(attended=False)
+    assert follow(spared, ending=True) == Step(resume=True)
+    assert follow(spared._replace(running=ONE), ending=True) == Step()
+    assert follow(spared._replace(deployed=False), ending=True) == Step()
 
 
 def test_a_person_decides_about_a_persons_manifest() -> None:
