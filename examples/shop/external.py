@@ -1,10 +1,13 @@
 """Stands in for the payments provider, which is outside the stack: a plain HTTP server, run where its address is."""
 
 import argparse
+import socket
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ADDRESS = "198.18.20.5"
 PORT = 8080
+# Of linux/in.h; Python does not name it.
+IP_FREEBIND = 15
 
 
 class Request(BaseHTTPRequestHandler):
@@ -30,13 +33,22 @@ class Request(BaseHTTPRequestHandler):
         """Keep quiet about requests; errors are logged all the same."""
 
 
+class Server(ThreadingHTTPServer):
+    """May be started before its address is there, as on a network that comes up with the stack."""
+
+    def server_bind(self) -> None:
+        """Listen at the address, whether or not this machine has it yet."""
+        self.socket.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+        super().server_bind()
+
+
 def main() -> None:
     """Run from the command line, until the process is ended."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", default=ADDRESS)
     parser.add_argument("--port", type=int, default=PORT)
     options = parser.parse_args()
-    ThreadingHTTPServer((options.address, options.port), Request).serve_forever()
+    Server((options.address, options.port), Request).serve_forever()
 
 
 if __name__ == "__main__":
