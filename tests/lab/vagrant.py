@@ -1,20 +1,24 @@
-"""Vagrant in a VM lab: a box of the lab's own, and settings that keep a project on the lab's hypervisor."""
+"""Vagrant in a VM lab: boxes of the lab's own, and settings that keep a project on the lab's hypervisor."""
 
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lab.libvirt import LibvirtLab
 from tests.lab.namespace import LabError, run
 from tests.lab.vm_guest import CPU, KERNEL_ARGUMENTS
-from tests.lab.vm_image import CLOUD, GuestImage
+from tests.lab.vm_image import Flavour, GuestImage
 
-BOX = "lab/debian"
 UP_S = 600
+LOOK_S = 0.1
+POOL = "vagrant"
 MEMORY_MIB = 256
 # The key that every box lets in at first; its one half is part of Vagrant.
 KEY = "keys/vagrant.pub"
@@ -46,7 +50,7 @@ Vagrant.configure("2") do |config|
     machine.cpus = 1
     machine.graphics_type = "none"
     machine.disk_driver cache: "unsafe"
-    machine.storage_pool_name = "vagrant"
+    machine.storage_pool_name = {name}
     machine.storage_pool_path = {pool}
     machine.management_network_name = "lab-management"
     machine.management_network_address = "198.18.30.0/24"
@@ -54,25 +58,31 @@ Vagrant.configure("2") do |config|
   end
 end
 """
-POOL = "<pool type='dir'><name>vagrant</name><target><path>{path}</path></target></pool>"
+POOL_XML = "<pool type='dir'><name>{name}</name><target><path>{path}</path></target></pool>"
 
 
 class Project:
-    """A directory with a Vagrantfile, whose machines run in a lab."""
+    """A directory with a Vagrantfile, whose machines run in a lab. ``variables`` are for its environment."""
 
-    def __init__(self, lab: LibvirtLab, directory: Path, vagrantfile: str) -> None:
+    def __init__(
+        self,
+        lab: LibvirtLab,
+        directory: Path,
+        vagrantfile: str,
+        *,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = directory
         self._lab = lab
-        self._home = lab.directory / "vagrant"
-        if not self._home.exists():
-            _settle(lab, self._home)
+        self._home = _home(lab)
+        self._variables = dict(variables or {})
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "Vagrantfile").write_text(vagrantfile)
 
     def environment(self) -> dict[str, str]:
         """Offline, and with this run's own programs found first."""
         programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return os.environ | {
+        settings = {
             "PATH": programs,
             "VAGRANT_HOME": str(self._home),
             "VAGRANT_CHECKPOINT_DISABLE": "1",
@@ -80,6 +90,7 @@ class Project:
             "VAGRANT_NO_COLOR": "1",
             "STACKMEND_CONFIG": str(self._lab.settings),
         }
+        return os.environ | settings | self._variables
 
     def inside(self, *command: str) -> list[str]:
         """The command in the lab's network namespace."""
@@ -87,39 +98,100 @@ class Project:
 
     def vagrant(self, *arguments: str, timeout_s: float = UP_S) -> str:
         """Run it to its end; returns what it said, and raises LabError with that when it fails."""
-        done = subprocess.run(
-            self.inside("vagrant", *arguments),
-            cwd=self.directory,
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        if done.returncode:
-            raise LabError(f"vagrant {shlex.join(arguments)}: {done.stdout}")
-        return done.stdout
+        with self._begin(arguments) as (process, said):
+            try:
+                status = process.wait(timeout_s)
+            except subprocess.TimeoutExpired as e:
+                raise LabError(f"vagrant {shlex.join(arguments)} does not end: {said()}") from e
+            if status:
+                raise LabError(f"vagrant {shlex.join(arguments)}: {said()}")
+            return said()
+
+    def interrupt(self, *arguments: str, once: Callable[[str], bool]) -> str:
+        """Run it, and press Ctrl-C when ``once`` finds, by what was said so far, that it is time; returns all."""
+        deadline = time.monotonic() + UP_S
+        with self._begin(arguments) as (process, said):
+            while not once(said()):
+                if _ended(process, within_s=LOOK_S) or time.monotonic() > deadline:
+                    raise LabError(f"vagrant {shlex.join(arguments)} was not interrupted: {said()}")
+            os.killpg(process.pid, signal.SIGINT)
+            if not _ended(process, within_s=UP_S):
+                raise LabError(f"vagrant {shlex.join(arguments)} does not heed Ctrl-C: {said()}")
+            return said()
+
+    @contextmanager
+    def _begin(
+        self, arguments: tuple[str, ...]
+    ) -> Iterator[tuple["subprocess.Popen[bytes]", Callable[[], str]]]:
+        """Vagrant with a process group of its own, as a terminal gives it, and what it has said so far."""
+        log = self.directory.parent / f"{self.directory.name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                self.inside("vagrant", *arguments),
+                cwd=self.directory,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield process, lambda: log.read_text(errors="replace")
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
-def _settle(lab: LibvirtLab, home: Path) -> None:
-    """Vagrant's own directory, with the box in it, and a pool for the disks."""
-    box = home / "boxes" / BOX.replace("/", "-VAGRANTSLASH-") / "0" / "libvirt"
-    box.mkdir(parents=True)
-    _make_box(lab.image(CLOUD), box)
-    pool = lab.directory / "pool"
-    pool.mkdir()
-    settings = {
-        "uri": lab.uri,
-        "kind": lab.host.kind,
-        "cpu": CPU,
-        "memory": MEMORY_MIB,
-        "pool": str(pool),
-        "boot_s": UP_S,
-    }
-    (home / "Vagrantfile").write_text(_filled(HOME_FILE, settings))
-    lab.connection.storagePoolDefineXML(POOL.format(path=pool)).create()
+def box(lab: LibvirtLab, flavour: Flavour) -> str:
+    """The name of the lab's box of this flavour."""
+    name = f"lab/{flavour.name}"
+    place = _home(lab) / "boxes" / name.replace("/", "-VAGRANTSLASH-") / "0" / "libvirt"
+    if not place.exists():
+        place.mkdir(parents=True)
+        _make_box(lab.image(flavour), place)
+    return name
+
+
+def traces(lab: LibvirtLab, *, prefix: str, stack: str, network: str) -> list[str]:
+    """Whatever is there of a project's machines, by the prefix of their names, of its network and of its stack."""
+    domains = [domain.name() for domain in lab.connection.listAllDomains()]
+    disks = [path.name for path in (lab.directory / "pool").iterdir()]
+    networks = [found.name() for found in lab.connection.listAllNetworks()]
+    places = [lab.directory / "idm" / stack, lab.directory / "vms" / stack]
+    return [
+        *(name for name in (*domains, *disks) if name.startswith(prefix)),
+        *(f"network {name}" for name in networks if name == network),
+        *(str(place) for place in places if place.exists()),
+    ]
+
+
+def _home(lab: LibvirtLab) -> Path:
+    """Vagrant's own directory, and a pool for the disks."""
+    home, pool = lab.directory / "vagrant", lab.directory / "pool"
+    if not home.exists():
+        home.mkdir()
+        pool.mkdir()
+        settings = {
+            "uri": lab.uri,
+            "kind": lab.host.kind,
+            "cpu": CPU,
+            "memory": MEMORY_MIB,
+            "name": POOL,
+            "pool": str(pool),
+            "boot_s": UP_S,
+        }
+        (home / "Vagrantfile").write_text(_filled(HOME_FILE, settings))
+        lab.connection.storagePoolDefineXML(POOL_XML.format(name=POOL, path=pool)).create()
+    return home
+
+
+def _ended(process: "subprocess.Popen[bytes]", *, within_s: float) -> bool:
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _make_box(image: GuestImage, box: Path) -> None:

@@ -21,6 +21,7 @@ from tests.lab.vm_store import Store
 ROOT = Path(__file__).parents[2]
 TREE, CLOUD_TREE = Path(__file__).parent / "guest", Path(__file__).parent / "cloud"
 SHOP = ROOT / "examples" / "shop"
+SHOP_IMAGE = tomllib.loads((SHOP / "image.toml").read_text())
 # The agent runs in guests, and the manager may; the deployer runs beside the hypervisor.
 EXTRAS = ("", "dm")
 # What a wheel is made of.
@@ -47,20 +48,29 @@ SUPPORT = ("python3-venv", "libbpf1")
 class Flavour(NamedTuple):
     """A kind of base image: ``packages`` beyond those that every guest has; ``shop`` adds the sample shop.
 
-    A ``bare`` one has nothing that the agent needs but Python.
+    A ``bare`` one has nothing that the agent needs but Python. A ``cloud`` one is as distributions publish them for
+    clouds and for Vagrant; without a disk for it, cloud-init does nothing. ``last`` is run at the end.
     """
 
     name: str
     packages: tuple[str, ...] = ()
     shop: bool = False
     bare: bool = False
+    cloud: bool = False
+    last: str = ""
 
 
 STOCK = Flavour("stock", shop=True)
 # The shop's image drops libraries that bcc's compiler needs, so it is one or the other.
 BCC = Flavour("bcc", ("python3-bpfcc", "linux-headers-cloud-amd64"))
-# As distributions publish them for clouds and for Vagrant; without a disk for it, cloud-init does nothing.
-CLOUD = Flavour("cloud", ("cloud-init", "openssh-server", "sudo"), bare=True)
+CLOUD = Flavour("cloud", ("cloud-init", "openssh-server", "sudo"), bare=True, cloud=True)
+# With what the shop's services are made of, which a machine with a way out installs by itself.
+_PARTS = "nginx postgresql redis-server"
+CLOUD_SHOP = CLOUD._replace(
+    name="cloud-shop",
+    packages=(*CLOUD.packages, *SHOP_IMAGE["packages"]),
+    last=f"systemctl --quiet unmask {_PARTS} && systemctl --quiet disable {_PARTS}",
+)
 # What the capture is measured beside.
 BENCH = Flavour(
     "bench", (*BCC.packages, "bpfcc-tools", "bpftrace", "conntrack", "tcpdump", "kmod", "util-linux")
@@ -111,13 +121,12 @@ def _specified(flavour: Flavour) -> Iterator[ImageSpec]:
         tree = Path(scratch) / "tree"
         shutil.copytree(TREE, tree)
         setup: tuple[str, ...] = (SETUP,)
-        if flavour.name == CLOUD.name:
+        if flavour.cloud:
             shutil.copytree(CLOUD_TREE, tree, dirs_exist_ok=True)
-            setup = ("sh", "-c", f"{SETUP} && {SETUP}-cloud")
+            setup = ("sh", "-c", " && ".join(filter(None, (SETUP, f"{SETUP}-cloud", flavour.last))))
         if flavour.shop:
-            described = tomllib.loads((SHOP / "image.toml").read_text())
-            packages += tuple(described["packages"])
-            shutil.copytree(SHOP / described["rootfs"], tree, dirs_exist_ok=True)
+            packages += tuple(SHOP_IMAGE["packages"])
+            shutil.copytree(SHOP / SHOP_IMAGE["rootfs"], tree, dirs_exist_ok=True)
         if not flavour.bare:
             (tree / REQUIREMENTS).write_text("".join(sorted(_requirements())))
         yield ImageSpec(flavour.name, packages, tree=tree, setup=setup, suite=SUITE)
