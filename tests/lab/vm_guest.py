@@ -116,8 +116,9 @@ class Guest:
         path = "/var/tmp/stackmend.whl"
         self.agent.write(path, wheel.read_bytes())
         unpack = f"rm -rf dm dma idm stackmend-* && python3 -m zipfile -e {path} . && rm {path}"
-        # A confined service cannot keep what it compiles.
-        compile_all = "python3 -m compileall -q dm dma idm"
+        # A confined service cannot keep what it compiles, and a wheel may have been compiled for another Python.
+        tag = "$(python3 -c 'import sys; print(sys.implementation.cache_tag)')"
+        compile_all = f"{{ [ -e dm/__pycache__/cli.{tag}.pyc ] || python3 -m compileall -q dm dma idm; }}"
         self.run("sh", "-c", f"cd {SITE_PACKAGES} && {unpack} && {compile_all}", timeout_s=INSTALL_S)
 
     def wait_until_up(self) -> None:

@@ -5,6 +5,7 @@ import shutil
 import sys
 import tempfile
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import distribution
@@ -185,6 +186,16 @@ def _build_wheel(target: Path) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
     _pip("wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={target}", str(tree))
+    _add_compiled(next(target.glob("*.whl")), target.parent / "content")
+
+
+def _add_compiled(wheel: Path, scratch: Path) -> None:
+    """For a Python of the guests' version, which takes half a minute for it; another one's is passed over by them."""
+    run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(scratch)])
+    run([sys.executable, "-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", str(scratch)])
+    with zipfile.ZipFile(wheel, "a", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(scratch.rglob("*.pyc")):
+            archive.write(path, path.relative_to(scratch))
 
 
 def _install(image: GuestImage, wheel: Path, target: Path) -> None:
@@ -193,8 +204,6 @@ def _install(image: GuestImage, wheel: Path, target: Path) -> None:
     raw, tree = target.parent / "disk.raw", target.parent / "tree"
     run(["qemu-img", "convert", "-O", "raw", str(image.disk), str(raw)], timeout_s=300)
     run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(tree)])
-    # For a Python of the guests' version; another one's is passed over by them.
-    run([sys.executable, "-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", str(tree)])
     commands = []
     for path in sorted(tree.rglob("*")):
         place = f"{SITE_PACKAGES}/{path.relative_to(tree)}"
