@@ -17,7 +17,8 @@ from idm.manifest import load
 from tests.lab.libvirt import LibvirtLab
 from tests.lab.vm_guest import Guest
 
-IDM_S = 400
+# A first boot from a cloud image is a slow one where instructions are emulated.
+IDM_S = 540
 SERVE = """
 import socket
 server = socket.create_server(("", 7001))

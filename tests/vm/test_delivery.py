@@ -2,11 +2,8 @@
 
 import os
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,13 +11,12 @@ from tests.lab.libvirt import LibvirtLab
 from tests.lab.vm_agent import GuestAgent
 from tests.lab.vm_guest import KERNEL_ARGUMENTS, Guest
 from tests.lab.vm_image import CLOUD
+from tests.vm.deployed import Idm
 
 pytestmark = pytest.mark.vm
 
-# A first boot from a cloud image is a slow one where instructions are emulated.
-UP_S = 540
 ANSWER_S = 60
-PLAIN, PLAIN_ADDRESS = "seed-plain", "198.18.0.82"
+PLAIN, PLAIN_ADDRESS = "seed-plain", "198.18.0.92"
 STACK = """
 [stack]
 name = "seed"
@@ -33,7 +29,7 @@ hosts = {{ "pay.example" = "198.18.7.7" }}
 
 [vcd.cloud]
 image = "{disk}"
-address = "198.18.0.81"
+address = "198.18.0.91"
 delivery = "cloud-init"
 
 [vcd.cloud.machine]
@@ -48,26 +44,12 @@ address = "{plain_address}"
 """
 
 
-class Idm:
-    """``idm`` on the lab's hypervisor, for one manifest."""
-
-    def __init__(self, lab: LibvirtLab, manifest: Path) -> None:
-        self._lab, self._manifest = lab, manifest
-
-    def __call__(self, command: str) -> str:
-        """Run a command that has to succeed; returns what it said."""
-        line = [sys.executable, "-m", "idm", "--file", str(self._manifest)]
-        line += ["--config", str(self._lab.settings), command]
-        inside = self._lab.namespace.enter(*line)
-        done = subprocess.run(inside, capture_output=True, text=True, timeout=UP_S, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-
 @pytest.fixture(scope="module")
-def plain(vm_lab: LibvirtLab) -> Guest:
+def plain(vm_lab: LibvirtLab) -> Iterator[Guest]:
     """A guest that runs already, with a guest agent and Python and nothing of the product."""
-    return vm_lab.guest(PLAIN, PLAIN_ADDRESS, flavour=CLOUD)
+    guest = vm_lab.guest(PLAIN, PLAIN_ADDRESS, flavour=CLOUD)
+    yield guest
+    guest.end()
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +63,7 @@ def idm(vm_lab: LibvirtLab, plain: Guest, tmp_path_factory: pytest.TempPathFacto
         plain_address=plain.address,
     )
     manifest.write_text(text)
-    idm = Idm(vm_lab, manifest)
+    idm = Idm(vm_lab, manifest, stack="seed")
     yield idm
     idm("down")
 
@@ -107,10 +89,10 @@ def test_agents_get_into_guests_that_lack_them(up: str) -> None:
 def test_a_first_boot_is_configured(cloud: GuestAgent) -> None:
     """The guest has its name and address, and knows the stack's names."""
     assert cloud.run("hostname").stdout == "cloud\n"
-    assert "198.18.0.81/24" in cloud.run("ip", "-brief", "address").stdout
+    assert "198.18.0.91/24" in cloud.run("ip", "-brief", "address").stdout
     for name, address in {
         "plain": PLAIN_ADDRESS,
-        "cloud": "198.18.0.81",
+        "cloud": "198.18.0.91",
         "pay.example": "198.18.7.7",
     }.items():
         assert cloud.run("getent", "hosts", name).stdout.split()[0] == address
