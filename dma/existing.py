@@ -57,8 +57,8 @@ class ExistingConnections:
 def find_existing(capture: Capture, *, cgroup: Path | None = None) -> ExistingConnections:
     """What is open now, less what ``capture`` saw begin; raises ``NetlinkError``.
 
-    A connection through a local port on which something listens was accepted, and is no dependency. With ``cgroup``
-    only the sockets made in it or below it count.
+    A connection through a local port on which something listens was accepted, and is no dependency; nor are those of
+    this process, which the capture leaves out, too. With ``cgroup`` only the sockets made in it or below it count.
     """
     for _ in range(_STABLE_TRIES):
         seen = _seen(capture)
@@ -72,8 +72,12 @@ def find_existing(capture: Capture, *, cgroup: Path | None = None) -> ExistingCo
 def _outbound(cgroup: Path | None) -> Iterator[Connection]:
     accepting = {one.port for one in sockets.listeners() if one.transport is Transport.TCP}
     inside = cgroup_inodes(cgroup) if cgroup else None
-    for connection in sockets.connections():
-        if connection.local_port not in accepting and (inside is None or connection.cgroup in inside):
+    connections = list(sockets.connections())
+    own = sockets.own_inodes()
+    for connection in connections:
+        if connection.local_port in accepting or connection.inode in own:
+            continue
+        if inside is None or connection.cgroup in inside:
             yield connection
 
 

@@ -1,9 +1,11 @@
 """The sockets of this network namespace, by the kernel's socket diagnostics."""
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +18,7 @@ NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
 INET_DIAG_CGROUP_ID = 21
 REQUEST = struct.Struct("=BBBxI48s")  # family, protocol, extensions, states, socket identity
-MESSAGE = struct.Struct("=BBxx48s20x")  # family, state, socket identity
+MESSAGE = struct.Struct("=BBxx48s16xI")  # family, state, socket identity, inode
 IDENTITY = struct.Struct("!HH16s16s12x")  # local port, remote port, local address, remote address
 CGROUP = struct.Struct("=Q")
 
@@ -24,6 +26,7 @@ CGROUP = struct.Struct("=Q")
 ESTABLISHED, SYN_SENT, CLOSE, LISTEN = 1, 2, 7, 10
 
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+SOCKET = "socket:["
 
 
 class Connection(NamedTuple):
@@ -37,6 +40,8 @@ class Connection(NamedTuple):
     """How the kernel knows the socket, cookie included: no other socket ever has the same."""
     cgroup: int
     """The inode of its cgroup; 0 where the kernel does not say."""
+    inode: int
+    """The number by which processes' descriptors name the socket."""
 
 
 class Listener(NamedTuple):
@@ -49,12 +54,23 @@ class Listener(NamedTuple):
 
 def connections() -> Iterator[Connection]:
     """Every established TCP connection; raises :class:`NetlinkError`."""
-    for family, identity, rest in _dump(Transport.TCP, ESTABLISHED):
+    for family, identity, inode, rest in _dump(Transport.TCP, ESTABLISHED):
         local_port, port, _local, remote = IDENTITY.unpack(identity)
         cgroup = next((value for kind, value in attributes(rest) if kind == INET_DIAG_CGROUP_ID), bytes(8))
         yield Connection(
-            local_port, _address(family, remote), port, family, identity, CGROUP.unpack(cgroup)[0]
+            local_port, _address(family, remote), port, family, identity, CGROUP.unpack(cgroup)[0], inode
         )
+
+
+def own_inodes() -> set[int]:
+    """The sockets of this process."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        # It may be closed by another thread meanwhile.
+        with suppress(FileNotFoundError):
+            if (name := os.readlink(descriptor)).startswith(SOCKET):
+                found.add(int(name[len(SOCKET) : -1]))
+    return found
 
 
 def listeners() -> set[Listener]:
@@ -62,7 +78,7 @@ def listeners() -> set[Listener]:
     first, last = map(int, PORT_RANGE.read_text().split())
     found = set()
     for transport, state in ((Transport.TCP, LISTEN), (Transport.UDP, CLOSE)):
-        for family, identity, _rest in _dump(transport, state):
+        for family, identity, _inode, _rest in _dump(transport, state):
             port, _port, local, _remote = IDENTITY.unpack(identity)
             if transport is Transport.TCP or not first <= port <= last:
                 found.add(Listener(transport, _address(family, local), port))
@@ -77,7 +93,7 @@ def is_open(netlink: Netlink, connection: Connection) -> bool:
         if e.errno in (errno.ENOENT, errno.ESTALE):
             return False
         raise
-    _family, state, _identity = MESSAGE.unpack_from(answer)
+    _family, state, _identity, _inode = MESSAGE.unpack_from(answer)
     return bool(state == ESTABLISHED)
 
 
@@ -96,14 +112,14 @@ def _request(family: int, identity: bytes) -> bytes:
     return REQUEST.pack(family, Transport.TCP.value, 0, 1 << ESTABLISHED, identity)
 
 
-def _dump(transport: Transport, state: int) -> Iterator[tuple[int, bytes, bytes]]:
-    """Family, identity and attributes of the sockets in a state; IPv6 sockets hold IPv4-mapped addresses too."""
+def _dump(transport: Transport, state: int) -> Iterator[tuple[int, bytes, int, bytes]]:
+    """Family, identity, inode and attributes of the sockets in a state; IPv6 sockets hold IPv4-mapped addresses too."""
     with Netlink(NETLINK_SOCK_DIAG) as netlink:
         for wanted in (socket.AF_INET, socket.AF_INET6):
             request = REQUEST.pack(wanted, transport.value, 0, 1 << state, bytes(48))
             for message in netlink.dump(SOCK_DIAG_BY_FAMILY, request):
-                family, _state, identity = MESSAGE.unpack_from(message)
-                yield family, identity, message[MESSAGE.size :]
+                family, _state, identity, inode = MESSAGE.unpack_from(message)
+                yield family, identity, inode, message[MESSAGE.size :]
 
 
 def _address(family: int, packed: bytes) -> Address:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from ipaddress import ip_address
-from socket import SOCK_STREAM
+from socket import SOCK_STREAM, create_connection
 from typing import TypeVar
 
 import pytest
@@ -67,6 +67,15 @@ def test_accepted_connections_are_no_dependency(network: Cable, caller: Caller) 
         outside(f"start(1, v4, '{CLIENT_V4}', 7777)")
         caller("x.update(a=x['l'].accept())")
         assert held(find(network, capture)) == {}
+
+
+def test_the_agents_own_connections_are_no_dependency(network: Cable, caller: Caller) -> None:
+    """Of two connections to one place, that of this process is left out."""
+    with network.server_socket(SOCK_STREAM) as server, ScriptedCapture() as capture:
+        port = server.getsockname()[1]
+        with in_client(network, lambda: create_connection((SERVER_V4, port), 5)):
+            caller(f"start(1, v4, '{SERVER_V4}', {port})")
+            assert held(find(network, capture)) == {(SERVER_V4, port): 1}
 
 
 @pytest.mark.kernel

@@ -15,6 +15,9 @@ from tests.lab.vm_guest import Guest
 from tests.lab.vm_image import BCC
 from tests.vm.workload import OPEN_PORTS
 
+# What differs is told.
+pytest.register_assert_rewrite("tests.vm.deployed")
+
 INTERPRETER = "/opt/stackmend/bin/python"
 IN_GUEST = "/var/tmp/workload.py"
 
