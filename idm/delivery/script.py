@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import IntEnum
+from pathlib import PurePosixPath
 from shlex import quote
 
 from idm.delivery.payload import PUBLIC, File, Payload, archive
@@ -88,7 +89,9 @@ def install(payload: Payload) -> str:
 
 def remove(unit: str, paths: Sequence[str]) -> str:
     """Stops a unit and deletes what was put there, the unit's own file if it was; harmless when nothing was."""
-    directories = sorted({path.rpartition("/")[0] for path in paths}, reverse=True)
+    # Not those that every system has, as /etc.
+    parents = {parent for path in paths for parent in PurePosixPath(path).parents if len(parent.parts) > 2}
+    directories = sorted(map(str, parents), reverse=True)
     return _REMOVE.format(
         unit=quote(unit),
         unit_path=quote(unit_path(unit)),

@@ -10,7 +10,7 @@ from idm.ca import Authority
 from idm.delivery.agent import CA, CERTIFICATE, CONFIGURATION, agent_payload
 from idm.delivery.manager import manager_payload, paths
 from idm.delivery.payload import PRIVATE, PUBLIC
-from idm.delivery.script import FRESH, parcel
+from idm.delivery.script import FRESH, parcel, remove
 from idm.manifest import Agent, ProbePlan
 
 
@@ -57,3 +57,9 @@ def test_a_manager_gets_its_address_and_its_certificate(tmp_path: Path) -> None:
         modes = {entry.name.removesuffix(FRESH): entry.mode for entry in tar}
     assert modes["etc/systemd/system/stackmend-dm@.service"] == PUBLIC
     assert modes[certificate[1:]] == PRIVATE
+
+
+def test_no_directory_is_left_of_a_manager() -> None:
+    """The innermost goes first, and of those that every system has none."""
+    (line,) = [line for line in remove("x.service", paths("shop")).splitlines() if line.startswith("rmdir")]
+    assert line == "rmdir /etc/stackmend/dm/shop /etc/stackmend/dm /etc/stackmend 2>/dev/null"
