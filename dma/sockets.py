@@ -26,7 +26,7 @@ CGROUP = struct.Struct("=Q")
 ESTABLISHED, SYN_SENT, CLOSE, LISTEN = 1, 2, 7, 10
 
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-SOCKET = "socket:["
+OWN_FILES = Path("/proc/self/fd")
 
 
 class Connection(NamedTuple):
@@ -62,15 +62,17 @@ def connections() -> Iterator[Connection]:
         )
 
 
-def own_inodes() -> set[int]:
-    """The sockets of this process."""
-    found = set()
-    for descriptor in Path("/proc/self/fd").iterdir():
-        # It may be closed by another thread meanwhile.
-        with suppress(FileNotFoundError):
-            if (name := os.readlink(descriptor)).startswith(SOCKET):
-                found.add(int(name[len(SOCKET) : -1]))
-    return found
+def own_inodes() -> frozenset[int]:
+    """The sockets of this process: what the agent itself calls is no dependency of the machine."""
+    return frozenset(_own_inodes())
+
+
+def _own_inodes() -> Iterator[int]:
+    for file in OWN_FILES.iterdir():
+        with suppress(OSError):  # closed meanwhile
+            kind, _, inode = os.readlink(file).rstrip("]").partition(":[")
+            if kind == "socket":
+                yield int(inode)
 
 
 def listeners() -> set[Listener]:

@@ -31,7 +31,6 @@ OPEN_S = 30.0
 """The first look waits for pyroute2 to be imported, which takes long in a machine that has just booted."""
 
 OWN_NETNS = Path("/proc/thread-self/ns/net")
-OWN_FILES = Path("/proc/self/fd")
 # include/net/tcp_states.h: all but SYN_RECV, TIME_WAIT and CLOSE.
 STATES = sum(1 << state for state in (1, 2, 4, 5, 8, 9, 10, 11))
 
@@ -144,7 +143,7 @@ class _Watched:
 
     def __init__(self, cgroup: Path | None) -> None:
         self._cgroup = cgroup
-        self._own_before = frozenset(_socket_inodes(OWN_FILES))
+        self._own_before = sockets.own_inodes()
 
     def includes(self, one: Sighting) -> bool:
         """Other programs' sockets, in the cgroup if one is watched; whose an orphan is nobody knows."""
@@ -154,8 +153,7 @@ class _Watched:
 
     @cached_property
     def _own_after(self) -> frozenset[int]:
-        """The sockets of this process: what the agent itself calls is no dependency of the machine."""
-        return frozenset(_socket_inodes(OWN_FILES))
+        return sockets.own_inodes()
 
     @cached_property
     def _inside(self) -> frozenset[int]:
@@ -212,11 +210,3 @@ def _sightings(diagnostics: Any) -> Iterator[Sighting]:
 def _address(text: str) -> Address:
     address = ip_address(text)
     return address.ipv4_mapped or address if address.version == 6 else address
-
-
-def _socket_inodes(files: Path) -> Iterator[int]:
-    for file in files.iterdir():
-        with suppress(OSError):  # closed meanwhile
-            kind, _, inode = os.readlink(file).rstrip("]").partition(":[")
-            if kind == "socket":
-                yield int(inode)
