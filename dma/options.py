@@ -4,13 +4,14 @@ from pathlib import Path
 
 import click
 
-from dma import config
 from dma.capture.plans import AUTO, LOADERS, PLANS
 
 
 def _configure(context: click.Context, _: click.Parameter, path: Path | None) -> None:
     """What a file says stands in for options that are not given."""
     if path is not None:
+        from dma import config
+
         try:
             context.default_map = config.load(path)
         except config.ConfigError as e:

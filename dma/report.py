@@ -1,6 +1,6 @@
 """What the agent tells the manager: its whole table after every greeting, then only what changed."""
 
-import secrets
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Report:
     def __init__(self, identity: Identity, observation: Observation, *, generation: int = 0) -> None:
         self.identity = identity
         self.generation = generation
-        self.session = secrets.token_hex(8)
+        self.session = os.urandom(8).hex()
         self.revision = 0
         """Of the latest message with edges."""
         self.observation = observation
@@ -73,7 +73,7 @@ class Report:
             return False
         if self.generation:
             self.observation.restart()
-            self.session, self.revision = secrets.token_hex(8), 0
+            self.session, self.revision = os.urandom(8).hex(), 0
         self.generation = generation
         return True
 

@@ -5,14 +5,13 @@ import contextlib
 import signal
 import socket
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 
 from dm.peer import ManagerError
 from dm.tls import Tls, TlsError
-from dma import logs
+from dma import __version__, logs
 from dma.call import transport
 from dma.capture.plans import open_capture
 from dma.capture.target import Target, entered
@@ -124,7 +123,7 @@ def run(
 ) -> None:
     """Report this machine's dependencies to a manager, until SIGTERM or SIGINT."""
     logs.configure()
-    identity = Identity(stack=stack, vcd=vcd, version=version("stackmend"), interval_s=interval_ms / 1000)
+    identity = Identity(stack=stack, vcd=vcd, version=__version__, interval_s=interval_ms / 1000)
     try:
         tls = Tls.chosen(ca=tls_ca, certificate=tls_cert, key=tls_key)
     except TlsError as e:

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from ctypes import (
     CFUNCTYPE,
     POINTER,
@@ -155,6 +155,12 @@ def _culprit(messages: list[str]) -> tuple[str, str]:
     return named[0] if named else ("", lines[-1] if lines else "")
 
 
+def return_memory() -> None:
+    """Give back to the system what was taken to fit programs to the kernel: megabytes, which the C library keeps."""
+    with suppress(AttributeError):  # glibc alone keeps them
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextmanager
 def _kernel_types() -> Iterator[int]:
     """The kernel's own BTF, which everybody may read; it takes megabytes while it is held."""
@@ -282,9 +288,9 @@ class Object:
             self._lib.bpf_map__set_max_entries(self._find_map(name), entries)
         if self._lib.bpf_map__set_initial_value(self._find_map(".rodata"), rodata, len(rodata)):
             raise CaptureError("the BPF object is of another version: make dma/capture/flows.bpf.o")
-        self._check_tracepoints(programs)
         _messages.clear()
         if error := self._lib.bpf_object__load(self._object):
+            self._check_tracepoints(programs)
             culprit, line = _culprit(_messages)
             permission = error in (-errno.EPERM, -errno.EACCES) and "BEGIN PROG LOAD LOG" not in "\n".join(
                 _messages

@@ -1,13 +1,15 @@
-"""Chooses a probe plan and its loader by trying, never by kernel version."""
+"""Chooses a probe plan and its loader by trying, never by kernel version.
+
+What only the last resorts need is loaded by them: an agent is to see its first call within half a second.
+"""
 
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from dma.capture.bcc import BccLoader
 from dma.capture.core import CoreLoader
-from dma.capture.diag import open_netlink_capture
 from dma.capture.hooks import CGROUP, FENTRY, KPROBE
+from dma.capture.libbpf import return_memory
 from dma.capture.probed import open_probed_capture
 from dma.capture.settings import Settings
 from dma.capture.target import Target
@@ -27,13 +29,25 @@ class Way(NamedTuple):
         return f"plan {self.plan} by {self.loader}" if self.loader != "none" else f"plan {self.plan}"
 
 
+def _by_bcc(target: Target, settings: Settings) -> Capture:
+    from dma.capture.bcc import BccLoader
+
+    return open_probed_capture(KPROBE, BccLoader(), target, settings)
+
+
+def _by_netlink(target: Target, settings: Settings) -> Capture:
+    from dma.capture.diag import open_netlink_capture
+
+    return open_netlink_capture(target, settings)
+
+
 # The best first.
 WAYS = (
     Way("fentry", "core", partial(open_probed_capture, FENTRY, CoreLoader())),
     Way("kprobe", "core", partial(open_probed_capture, KPROBE, CoreLoader())),
     Way("cgroup", "core", partial(open_probed_capture, CGROUP, CoreLoader())),
-    Way("kprobe", "bcc", partial(open_probed_capture, KPROBE, BccLoader())),
-    Way("netlink", "none", open_netlink_capture),
+    Way("kprobe", "bcc", _by_bcc),
+    Way("netlink", "none", _by_netlink),
 )
 PLANS = tuple(dict.fromkeys(way.plan for way in WAYS))
 LOADERS = tuple(dict.fromkeys(way.loader for way in WAYS if way.loader != "none"))
@@ -52,9 +66,12 @@ def open_capture(
     problems: dict[str, Way] = {}
     for way in ways:
         try:
-            return way.open(target, settings or Settings())
+            opened = way.open(target, settings or Settings())
         except CaptureError as e:
             problems.setdefault(str(e), way)
+        else:
+            return_memory()
+            return opened
     if len(problems) == 1:
         raise CaptureError(*problems)
     raise CaptureError("; ".join(f"{way}: {problem}" for problem, way in problems.items()))

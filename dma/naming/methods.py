@@ -10,7 +10,6 @@ from dma.naming.method import Method
 from dma.naming.name_server import Server
 from dma.naming.names import Names
 from dma.naming.passive import PORTS, PassiveDns
-from dma.naming.registry.follower import Follower
 from dma.naming.registry.settings import Consul, Etcd, Static
 from dma.naming.resolvers import Resolvers
 from dma.naming.reverse import ReverseDns, configured_servers
@@ -61,6 +60,8 @@ def open_names(
 
 def _registries(naming: Naming, root: Path) -> Iterator[Method]:
     """Their HTTP client takes a fifth of the agent's memory, so whoever follows none does not load it."""
+    if naming.consul or naming.etcd or naming.registry:
+        from dma.naming.registry.follower import Follower
     if naming.consul:
         from dma.naming.registry.consul import ConsulFeed
 
