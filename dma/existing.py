@@ -2,10 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from dma import sockets
+from dma.capture.hooks import CGROUP
 from dma.capture.target import cgroup_inodes
 from dma.flow import Address, Capture, Destination, Flow, Transport
 from dma.netlink import Netlink
@@ -13,9 +14,11 @@ from dma.sockets import NETLINK_SOCK_DIAG, Connection
 
 _STABLE_TRIES = 5
 
+Place = tuple[Transport, Address, int]
+
 
 class ExistingConnections:
-    """The TCP connections that were open before the capture was, for as long as they last.
+    """The connections that were open before the capture was, for as long as they last.
 
     Their program is not known, so they are flows of an unnamed one, with ``open`` counts and no attempts.
     """
@@ -60,41 +63,42 @@ def find_existing(capture: Capture, *, cgroup: Path | None = None) -> ExistingCo
     A connection through a local port on which something listens was accepted, and is no dependency; nor are those of
     this process, which the capture leaves out, too. With ``cgroup`` only the sockets made in it or below it count.
     """
+    # Other plans see the next datagram of a UDP socket, however old it is.
+    transports = tuple(Transport) if capture.plan == CGROUP.name else (Transport.TCP,)
     for _ in range(_STABLE_TRIES):
         seen = _seen(capture)
-        outbound = list(_outbound(cgroup))
+        outbound = list(_outbound(transports, cgroup))
         if _seen(capture) == seen:
             break
     opened = Counter({place: count for place, (count, _established) in seen.items()})
     return ExistingConnections(list(_surplus(outbound, opened)))
 
 
-def _outbound(cgroup: Path | None) -> Iterator[Connection]:
-    accepting = {one.port for one in sockets.listeners() if one.transport is Transport.TCP}
+def _outbound(transports: Collection[Transport], cgroup: Path | None) -> Iterator[Connection]:
+    accepting = {(one.transport, one.port) for one in sockets.listeners()}
     inside = cgroup_inodes(cgroup) if cgroup else None
-    connections = list(sockets.connections())
+    connections = [one for transport in transports for one in sockets.connections(transport)]
     own = sockets.own_inodes()
     for connection in connections:
-        if connection.local_port in accepting or connection.inode in own:
+        if (connection.transport, connection.local_port) in accepting or connection.inode in own:
             continue
         if inside is None or connection.cgroup in inside:
             yield connection
 
 
-def _seen(capture: Capture) -> dict[tuple[Address, int], tuple[int, int]]:
-    """Open and ever established connections by address and port, as the capture counts them."""
-    seen: dict[tuple[Address, int], tuple[int, int]] = {}
+def _seen(capture: Capture) -> dict[Place, tuple[int, int]]:
+    """Open and ever established connections by their places, as the capture counts them."""
+    seen: dict[Place, tuple[int, int]] = {}
     for flow in capture.flows():
-        if flow.destination.transport is Transport.TCP:
-            place = flow.destination.address, flow.destination.port
-            count, established = seen.get(place, (0, 0))
-            seen[place] = count + flow.open, established + flow.established
+        place = flow.destination[:3]
+        count, established = seen.get(place, (0, 0))
+        seen[place] = count + flow.open, established + flow.established
     return seen
 
 
-def _surplus(outbound: list[Connection], opened: Counter[tuple[Address, int]]) -> Iterator[Connection]:
+def _surplus(outbound: list[Connection], opened: Counter[Place]) -> Iterator[Connection]:
     for connection in outbound:
-        place = connection.address, connection.port
+        place = connection.transport, connection.address, connection.port
         if opened[place]:
             opened[place] -= 1
         else:
@@ -102,4 +106,4 @@ def _surplus(outbound: list[Connection], opened: Counter[tuple[Address, int]]) -
 
 
 def _destination(connection: Connection) -> Destination:
-    return Destination(Transport.TCP, connection.address, connection.port, "")
+    return Destination(connection.transport, connection.address, connection.port, "")

@@ -30,8 +30,9 @@ OWN_FILES = Path("/proc/self/fd")
 
 
 class Connection(NamedTuple):
-    """An established TCP connection."""
+    """An established TCP connection, or a UDP socket that is connected."""
 
+    transport: Transport
     local_port: int
     address: Address
     port: int
@@ -52,13 +53,20 @@ class Listener(NamedTuple):
     port: int
 
 
-def connections() -> Iterator[Connection]:
-    """Every established TCP connection; raises :class:`NetlinkError`."""
-    for family, identity, inode, rest in _dump(Transport.TCP, ESTABLISHED):
+def connections(transport: Transport = Transport.TCP) -> Iterator[Connection]:
+    """Every one of a transport; raises :class:`NetlinkError`."""
+    for family, identity, inode, rest in _dump(transport, ESTABLISHED):
         local_port, port, _local, remote = IDENTITY.unpack(identity)
         cgroup = next((value for kind, value in attributes(rest) if kind == INET_DIAG_CGROUP_ID), bytes(8))
         yield Connection(
-            local_port, _address(family, remote), port, family, identity, CGROUP.unpack(cgroup)[0], inode
+            transport,
+            local_port,
+            _address(family, remote),
+            port,
+            family,
+            identity,
+            CGROUP.unpack(cgroup)[0],
+            inode,
         )
 
 
@@ -90,7 +98,7 @@ def listeners() -> set[Listener]:
 def is_open(netlink: Netlink, connection: Connection) -> bool:
     """Whether a connection is still established: one look-up in the kernel's hash table, however many there are."""
     try:
-        answer = netlink.get(SOCK_DIAG_BY_FAMILY, _request(connection.family, connection.identity))
+        answer = netlink.get(SOCK_DIAG_BY_FAMILY, _request(connection))
     except NetlinkError as e:
         if e.errno in (errno.ENOENT, errno.ESTALE):
             return False
@@ -102,7 +110,7 @@ def is_open(netlink: Netlink, connection: Connection) -> bool:
 def destroy(netlink: Netlink, connection: Connection) -> bool:
     """Reset a connection at both ends; False when it was gone already. Raises :class:`NetlinkError`."""
     try:
-        netlink.do(SOCK_DESTROY, _request(connection.family, connection.identity))
+        netlink.do(SOCK_DESTROY, _request(connection))
     except NetlinkError as e:
         if e.errno in (errno.ENOENT, errno.ESTALE):
             return False
@@ -110,8 +118,9 @@ def destroy(netlink: Netlink, connection: Connection) -> bool:
     return True
 
 
-def _request(family: int, identity: bytes) -> bytes:
-    return REQUEST.pack(family, Transport.TCP.value, 0, 1 << ESTABLISHED, identity)
+def _request(connection: Connection) -> bytes:
+    transport, family = connection.transport.value, connection.family
+    return REQUEST.pack(family, transport, 0, 1 << ESTABLISHED, connection.identity)
 
 
 def _dump(transport: Transport, state: int) -> Iterator[tuple[int, bytes, int, bytes]]:

@@ -10,7 +10,7 @@ import pytest
 from dma.capture.plans import open_capture
 from dma.capture.target import Target
 from dma.existing import ExistingConnections, find_existing
-from dma.flow import Capture
+from dma.flow import Capture, Transport
 from dma.presence import addresses, listeners
 from dma.reconnect import destroy_connections
 from tests.dma.capture.lab import (
@@ -76,6 +76,23 @@ def test_the_agents_own_connections_are_no_dependency(network: Cable, caller: Ca
         with in_client(network, lambda: create_connection((SERVER_V4, port), 5)):
             caller(f"start(1, v4, '{SERVER_V4}', {port})")
             assert held(find(network, capture)) == {(SERVER_V4, port): 1}
+
+
+@pytest.mark.kernel
+def test_older_datagram_sockets_are_found_where_they_are_counted(network: Cable, caller: Caller) -> None:
+    """A plan that counts connected UDP sockets finds those that are older, but none of a server's or its own."""
+    caller("x.update(a=new(v4, udp), b=new(v6, udp), s=new(v4, udp), c=new(v4, udp))")
+    caller(f"x['a'].connect(('{SERVER_V4}', 7501)), x['b'].connect(('{MAPPED}', 7501))")
+    caller("[(x[key].setsockopt(1, 2, 1), x[key].bind(('', 7502))) for key in 'sc']")
+    caller(f"x['c'].connect(('{SERVER_V4}', 40000))")
+    with open_capture(Target(netns=network.client_netns), plan="cgroup") as capture:
+        caller(f"x.update(d=new(v4, udp)), x['d'].connect(('{SERVER_V4}', 7501))")
+        settled(capture, SERVER_V4, 7501, lambda found: found.open, Transport.UDP)
+        existing = find(network, capture)
+        assert held(existing) == {(SERVER_V4, 7501): 2}
+        caller("end('a'), end('b')")
+        in_client(network, existing.refresh)
+        assert held(existing) == {(SERVER_V4, 7501): 0}
 
 
 @pytest.mark.kernel

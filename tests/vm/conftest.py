@@ -20,6 +20,7 @@ pytest.register_assert_rewrite("tests.vm.deployed")
 
 INTERPRETER = "/opt/stackmend/bin/python"
 IN_GUEST = "/var/tmp/workload.py"
+AGENT_ADDRESS = "198.18.0.10"
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +37,7 @@ def vm_lab() -> Iterator[LibvirtLab]:
 @pytest.fixture(scope="session")
 def agent_guest(vm_lab: LibvirtLab) -> Guest:
     """A guest with the project's code and the known workload in it."""
-    guest = vm_lab.guest("agent", "198.18.0.10", product=True)
+    guest = vm_lab.guest("agent", AGENT_ADDRESS, product=True)
     guest.agent.write(IN_GUEST, Path(__file__).with_name("workload.py").read_bytes())
     return guest
 

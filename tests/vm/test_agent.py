@@ -1,11 +1,12 @@
 """The agent inside a guest with the distribution's own kernel."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.lab.vm_guest import Guest
-from tests.vm.conftest import IN_GUEST, INTERPRETER
+from tests.vm.conftest import AGENT_ADDRESS, IN_GUEST, INTERPRETER
 from tests.vm.suite import install_suite, run_suite
 from tests.vm.workload import CONNECTS, DATAGRAMS, OPEN_PORTS
 
@@ -13,6 +14,7 @@ pytestmark = pytest.mark.vm
 
 TABLE, TABLE_S = "tests/dma/capture/test_table.py", 400
 TESTS = 30
+PROBED_PLANS = ("fentry", "kprobe", "cgroup")
 REFUSED = {7104: {"refused": 4}, 7105: {"refused": 3}}
 NEEDED = {
     "privileges",
@@ -98,6 +100,19 @@ def test_known_workload_in_a_guest(agent_guest: Guest, server: str) -> None:
     assert {port: flow["attempts"] for port, flow in udp.items()} == DATAGRAMS
     assert not any(flow["unsettled"] for flow in counted["flows"])
     assert counted["losses"] == {}
+
+
+def test_calls_of_the_kernel_itself(agent_guest: Guest, server: str) -> None:
+    """A file system that is mounted is called by a thread of the kernel's, and each plan counts that as one call."""
+    program = "/var/tmp/mount.py"
+    agent_guest.agent.write(program, Path(__file__).with_name("mount.py").read_bytes())
+    command = (INTERPRETER, program, AGENT_ADDRESS, server, str(OPEN_PORTS[0]), *PROBED_PLANS)
+    counted = json.loads(agent_guest.run(*command, timeout_s=120).stdout)
+    assert counted.keys() == set(PROBED_PLANS)
+    for one in counted.values():
+        (flow,) = one["flows"]
+        assert flow["command"].startswith("kworker/"), counted
+        assert (flow["attempts"], flow["established"], flow["unsettled"]) == (1, 1, 0), counted
 
 
 def test_watch_prints_the_exchange_format(agent_guest: Guest, server: str) -> None:
