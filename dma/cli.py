@@ -137,7 +137,6 @@ def resolve_command(
 def doctor_command(*, as_json: bool) -> None:
     """Say what this kernel allows, by trying it; the exit code is 0 when some plan works."""
     from rich.console import Console
-    from rich.table import Table
 
     from dma import doctor
 
@@ -149,10 +148,8 @@ def doctor_command(*, as_json: bool) -> None:
         plan, loader = (chosen.plan, chosen.loader) if chosen else (None, None)
         click.echo(msgspec.json.encode({"plan": plan, "loader": loader, "findings": records}))
     else:
-        table = Table("", "works", "what was found", box=None)
-        for finding in findings + ways:
-            table.add_row(finding.subject, "yes" if finding.works else "no", finding.detail)
-        Console().print(table)
+        for part in (findings, ways):
+            Console().print(doctor.shown(part), "")
         click.echo(f"chosen: {chosen or 'none works here'}")
     if chosen is None:
         raise SystemExit(1)

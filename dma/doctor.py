@@ -4,26 +4,26 @@ import importlib.util
 import os
 import platform
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.table import Table
+
+from dma import privileges
 from dma.capture import libbpf
 from dma.capture.core import BTF, CoreLoader
 from dma.capture.hooks import CGROUP, FENTRY, KPROBE, Hook, Kind, Plan
 from dma.capture.plans import WAYS, Way
-from dma.capture.probed import knobs_of, kprobes, sizes_of
+from dma.capture.probed import check_possible, knobs_of, kprobes, sizes_of
 from dma.capture.settings import Settings
 from dma.capture.target import Target, cgroup2_root, opened_cgroup
 from dma.flow import CaptureError
 from dma.naming.passive import PassiveDns
 from dma.netlink import Netlink, NetlinkError
 from dma.sockets import NETLINK_SOCK_DIAG, connections, destroy
-
-# linux/capability.h
-CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 
 
 class Finding(NamedTuple):
@@ -66,6 +66,16 @@ def try_ways() -> Iterator[tuple[Way, Finding]]:
         yield way, _tried(str(way), partial(_opens, way))
 
 
+def shown(findings: Iterable[Finding]) -> Table:
+    """For a person; a reason that was given just before is not repeated."""
+    table, last = Table("", "works", "what was found", box=None), ""
+    for finding in findings:
+        same = not finding.works and finding.detail == last
+        table.add_row(finding.subject, "yes" if finding.works else "no", '"' if same else finding.detail)
+        last = finding.detail
+    return table
+
+
 def _opens(way: Way) -> str:
     with way.open(Target(), Settings()) as capture:
         missing = [probe.name for probe in capture.probes if probe.problem]
@@ -87,12 +97,8 @@ def _tried(subject: str, attempt: Callable[[], str]) -> Finding:
 
 
 def _privileges() -> Finding:
-    status = Path("/proc/self/status").read_text()
-    effective = int(status.partition("CapEff:")[2].split()[0], 16)
-    held = {name for name, bit in CAPABILITIES.items() if effective >> bit & 1}
-    bpf = "CAP_SYS_ADMIN" in held or {"CAP_BPF", "CAP_PERFMON"} <= held
-    works = bpf and "CAP_NET_ADMIN" in held
-    return Finding("privileges", works, ", ".join(sorted(held)) if works else libbpf.PRIVILEGE)
+    works = privileges.suffice()
+    return Finding("privileges", works, ", ".join(sorted(privileges.held())) if works else privileges.ADVICE)
 
 
 def _loads_libbpf() -> str:
@@ -102,6 +108,8 @@ def _loads_libbpf() -> str:
 
 def _attaches(hook: Hook, plan: Plan, root: Path | None) -> str:
     """Load one program alone, attach it, and take it away again."""
+    if hook.kind is Kind.KPROBE:
+        check_possible(plan, Target())
     settings = Settings(max_entries=1, max_connections=1, max_peers=1)
     with ExitStack() as stack:
         cgroup_fd = None

@@ -24,9 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from dma import privileges
 from dma.flow import CaptureError
-
-PRIVILEGE = "run as root, or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
 
 _PRINT = CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _SAMPLE = CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
@@ -140,7 +139,10 @@ def _load() -> Any:
 def explain(error: int) -> str:
     """An errno as a reason that ends with what to try."""
     if error in (errno.EPERM, errno.EACCES):
-        return f"not permitted: {PRIVILEGE}"
+        advice = (
+            "this kernel permits it to nobody: another plan may do without" if privileges.suffice() else ""
+        )
+        return f"not permitted: {advice or privileges.ADVICE}"
     if error == errno.ENOSYS:
         return "this kernel has no bpf(): boot one built with CONFIG_BPF_SYSCALL"
     return os.strerror(error).lower()

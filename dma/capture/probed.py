@@ -101,7 +101,7 @@ class ProbedCapture:
 
 def open_probed_capture(plan: Plan, loader: Loader, target: Target, settings: Settings) -> ProbedCapture:
     """Load and attach everything that this kernel allows; raises ``CaptureError`` when too little is left."""
-    _check_possible(plan, target)
+    check_possible(plan, target)
     hooks = tuple(hook for hook in plan.hooks if IPV6.exists() or not hook.program.startswith(IPV6_FUNCTIONS))
     with ExitStack() as stack:
         cgroup_fd = _cgroup(stack, plan, target)
@@ -148,7 +148,7 @@ def sizes_of(plan: Plan, settings: Settings) -> dict[str, int]:
     }
 
 
-def _check_possible(plan: Plan, target: Target) -> None:
+def check_possible(plan: Plan, target: Target) -> None:
     """What need not be loaded to be told impossible."""
     if target.cgroup and not plan.of_kind(Kind.CGROUP):
         raise CaptureError("only its own hooks watch one cgroup: choose --plan cgroup")

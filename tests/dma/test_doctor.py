@@ -1,13 +1,16 @@
 """The doctor's findings are what the kernel really does."""
 
+import errno
 import json
 import socket
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from dma import doctor
 from dma.capture.hooks import CGROUP, KPROBE, Kind
+from dma.capture.libbpf import explain
 from dma.capture.plans import WAYS
 from dma.capture.probed import kprobes
 from dma.cli import main
@@ -27,6 +30,22 @@ def test_every_hook_is_tried() -> None:
     opened = {finding.subject: finding.detail for _, finding in doctor.try_ways()}
     assert opened["plan cgroup by core"] == "complete"
     assert ("boot one built with CONFIG_KPROBES" in opened["plan kprobe by core"]) == (kprobes() is None)
+
+
+def test_a_privileged_process_is_not_told_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel permits to nobody is told so, and what an unprivileged process lacks is named."""
+    assert "permits it to nobody" in explain(errno.EPERM)
+    monkeypatch.setattr("dma.privileges.held", lambda: frozenset({"CAP_BPF"}))
+    assert (
+        explain(errno.EPERM) == "not permitted: run as root, or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
+    )
+
+
+def test_a_reason_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of several findings in a row with one reason, the first gives it."""
+    refused = [doctor.Finding(f"hook {number}", works=False, detail="no kprobes") for number in range(3)]
+    Console().print(doctor.shown([*refused, doctor.Finding("libbpf", works=True, detail="found")]))
+    assert capsys.readouterr().out.count("no kprobes") == 1
 
 
 def test_destroying_sockets_is_tried_on_its_own() -> None:
