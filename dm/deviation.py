@@ -191,7 +191,7 @@ class Deviation:
         if live is not None and live.failing(now_s, patience_s=self.policy.patience_s):
             if now_s < due_s:
                 self._early[golden.key] = None
-                return EdgeState.WAITING, f"attempts fail, but it is due only {_in(due_s - now_s)}", due_s
+                return EdgeState.WAITING, f"failing, but due only {_in(due_s - now_s)}", due_s
             return EdgeState.FAILING, failure_sentence(live, now_s), live.calm_from_s()
         if self.has_to_be(golden.key) and (known := _known(golden, live, sources)):
             state, reason = known
