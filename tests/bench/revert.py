@@ -12,14 +12,17 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from idm import manifest
+from idm.driver import DriverError
 from idm.drivers.libvirt import LibvirtDriver
 from idm.drivers.together import together
 from idm.settings import Libvirt
 from tests.lab.libvirt import LibvirtLab
+from tests.vm.deployed import eventually
 
 ROUNDS = 15
 GOAL_RATIO = 1.10
@@ -76,12 +79,20 @@ def _measure(driver: LibvirtDriver, lab: LibvirtLab) -> tuple[list[float], list[
     for _ in range(1 + ROUNDS):
         for seconds, restore in ways:
             # What a guest does right after its way back would slow the next one down.
-            driver.execute("one", ["true"], timeout_s=20)
+            for vcd in GUESTS:
+                eventually(partial(_answers, driver, vcd))
             began = time.monotonic()
             restore()
             seconds.append(time.monotonic() - began)
         ways.reverse()
     return one[1:], three[1:], virsh[1:]
+
+
+def _answers(driver: LibvirtDriver, vcd: str) -> bool:
+    try:
+        return driver.execute(vcd, ["true"], timeout_s=20).status == 0
+    except DriverError:
+        return False
 
 
 def _by_hand(lab: LibvirtLab) -> None:
