@@ -16,7 +16,7 @@ from dm.client import connect
 from dm.v1 import stack_pb2
 from dm.v1.stack_service_pb2 import ApplyStackRequest, GetGraphRequest
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
-from tests.bench.capture.load import Lab
+from tests.bench.capture.load import Generator, Lab
 from tests.bench.capture.rivals import with_tracefs
 from tests.dma.recorder import Recorder, served
 
@@ -109,14 +109,23 @@ def usage(lab: Lab, *, plan: str, seconds: int) -> Usage:
         asyncio.run(_until_heard(target))
         # Names are looked up and caches filled, of which nobody outside can tell the end.
         time.sleep(SETTLE_S)
-        idle, idle_calls = _window(pid, seconds), _system_calls(pid, seconds)
+        idle = _window(pid, seconds)
         generator.start("tcp", milliseconds=(seconds + 1) * 1000, batch=BATCH, period_us=PERIOD_US)
         busy = _window(pid, seconds)
         busy = busy._replace(calls_per_s=generator.finish().calls / (seconds + 1))
-        generator.start("tcp", milliseconds=(seconds + 1) * 1000, batch=BATCH, period_us=PERIOD_US)
-        busy_calls = _system_calls(pid, seconds)
-        made = generator.finish().calls
-        return Usage(idle, busy, _rss_mb(pid), (busy_calls - idle_calls) / made)
+        per_connection = _system_calls_per_connection(generator, pid, seconds)
+        return Usage(idle, busy, _rss_mb(pid), per_connection)
+
+
+def _system_calls_per_connection(generator: Generator, pid: int, seconds: int) -> float:
+    """What more connections to the same destinations add: each destination is reported once an interval at any rate."""
+    counted = []
+    for batch in (BATCH // 4, BATCH):
+        generator.start("tcp", milliseconds=(seconds + 1) * 1000, batch=batch, period_us=PERIOD_US)
+        calls = _system_calls(pid, seconds)
+        counted.append((calls, generator.finish().calls))
+    (few_calls, few), (many_calls, many) = counted
+    return (many_calls - few_calls) / (many - few)
 
 
 def _window(pid: int, seconds: float) -> Taken:

@@ -29,7 +29,7 @@ GOAL_RSS_MB = 60.0
 GOAL_START_S = 0.5
 GOAL_WAKEUPS = 1.0
 GOAL_SYSTEM_CALLS = 0.01
-"""None for a connection: what is left is the reports, once an interval."""
+"""None for a connection, as exactly as it can be measured."""
 
 
 class Figure(TypedDict):
@@ -107,7 +107,7 @@ def of_agent(usage: Usage, starts_s: Sequence[float], *, plan: str) -> Iterator[
     wakeups = round(usage.idle.wakeups_per_s, 1)
     yield _alone(f"{plan}: wake-ups of an idle agent per second", wakeups, GOAL_WAKEUPS)
     calls = round(usage.system_calls_per_connection, 3)
-    yield _alone(f"{plan}: system calls per connection, beside those at rest", calls, GOAL_SYSTEM_CALLS)
+    yield _alone(f"{plan}: system calls for one more connection", calls, GOAL_SYSTEM_CALLS)
 
 
 def spread(values: Sequence[float]) -> float:
