@@ -20,7 +20,7 @@ from ctypes import (
     c_void_p,
     create_string_buffer,
 )
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -273,7 +273,8 @@ class Object:
     def __exit__(self, *exc: object) -> None:
         self._exit.close()
 
-    def programs(self) -> dict[str, int]:
+    @cached_property
+    def programs(self) -> Mapping[str, int]:
         """Names of the programs, and libbpf's pointers to them."""
         found = {}
         program = self._lib.bpf_object__next_program(self._object, None)
@@ -284,7 +285,7 @@ class Object:
 
     def load(self, *, programs: Collection[str], rodata: bytes, max_entries: Mapping[str, int]) -> None:
         """Load the named programs, with these constants and map sizes."""
-        for name, program in self.programs().items():
+        for name, program in self.programs.items():
             self._lib.bpf_program__set_autoload(program, name in programs)
         for name, entries in max_entries.items():
             self._lib.bpf_map__set_max_entries(self._find_map(name), entries)
@@ -302,7 +303,7 @@ class Object:
 
     def attach(self, name: str, cgroup_fd: int | None = None) -> None:
         """Attach a program where its section says, or to a cgroup."""
-        program = self.programs()[name]
+        program = self.programs[name]
         if cgroup_fd is None:
             link = self._lib.bpf_program__attach(program)
         else:
@@ -317,7 +318,7 @@ class Object:
 
     def program_fd(self, name: str) -> int:
         """The descriptor of a loaded program."""
-        return int(self._lib.bpf_program__fd(self.programs()[name]))
+        return int(self._lib.bpf_program__fd(self.programs[name]))
 
     def misses(self, name: str) -> int:
         """How often the kernel skipped a program."""
@@ -342,7 +343,7 @@ class Object:
         """
         with _kernel_types() as types:
             for name in programs:
-                section = self._lib.bpf_program__section_name(self.programs()[name]).decode()
+                section = self._lib.bpf_program__section_name(self.programs[name]).decode()
                 kind, _, tracepoint = section.partition("/")
                 typedef = f"btf_trace_{tracepoint}".encode()
                 if kind == "tp_btf" and self._lib.btf__find_by_name_kind(types, typedef, _TYPEDEF) < 0:

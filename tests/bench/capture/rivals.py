@@ -100,7 +100,7 @@ def compile_empty(target: Path) -> None:
 def _sections() -> dict[str, str]:
     """Where the capture's programs hang, by their names."""
     with Object(OBJECT) as capture:
-        programs = capture.programs()
+        programs = capture.programs
         return {name: library().bpf_program__section_name(programs[name]).decode() for name in programs}
 
 

@@ -119,7 +119,7 @@ def test_refused_program_is_named(tmp_path: Path) -> None:
     """The kernel's refusal of a program names it, so that a plan can do without: here a misread argument."""
     other = compiled_for(tmp_path, {"inet_sk_error_report": "sys_enter"})
     with Object(other) as loaded, pytest.raises(LoadError, match="prog 'inet_sk_error_report'") as refused:
-        loaded.load(programs=loaded.programs(), rodata=KNOBS.pack(), max_entries={"destinations": 1})
+        loaded.load(programs=loaded.programs, rodata=KNOBS.pack(), max_entries={"destinations": 1})
     assert refused.value.program == "inet_sk_error_report"
 
 
@@ -128,5 +128,5 @@ def test_absent_tracepoint_is_named(tmp_path: Path) -> None:
     older = compiled_without(tmp_path, "inet_sk_error_report")
     absent = "this kernel has no tracepoint absent_inet_sk_error_report"
     with Object(older) as loaded, pytest.raises(LoadError, match=absent) as refused:
-        loaded.load(programs=loaded.programs(), rodata=KNOBS.pack(), max_entries={"destinations": 1})
+        loaded.load(programs=loaded.programs, rodata=KNOBS.pack(), max_entries={"destinations": 1})
     assert refused.value.program == "inet_sk_error_report"
