@@ -139,10 +139,7 @@ def _load() -> Any:
 def explain(error: int) -> str:
     """An errno as a reason that ends with what to try."""
     if error in (errno.EPERM, errno.EACCES):
-        advice = (
-            "this kernel permits it to nobody: another plan may do without" if privileges.suffice() else ""
-        )
-        return f"not permitted: {advice or privileges.ADVICE}"
+        return f"not permitted: {privileges.advice()}"
     if error == errno.ENOSYS:
         return "this kernel has no bpf(): boot one built with CONFIG_BPF_SYSCALL"
     return os.strerror(error).lower()

@@ -99,14 +99,17 @@ async def reported(target: str, wanted: dict[tuple[int, int], int]) -> dict[tupl
 
 def test_the_unit_grants_what_the_best_plan_needs(agent_guest: Guest) -> None:
     """With the capabilities of the agent's unit and no others, a stock kernel allows the plan that root gets."""
-    granted = next(
-        line
-        for line in (ROOT / "idm" / "units" / UNIT).read_text().splitlines()
-        if line.startswith("CapabilityBoundingSet=")
-    )
-    command = ("systemd-run", "--quiet", "--pipe", "--wait", "--property", granted)
-    examined = agent_guest.run(*command, "/usr/local/bin/dma", "doctor", "--json", timeout_s=120).stdout
+    examined = agent_guest.run(
+        *_as_the_unit(), "/usr/local/bin/dma", "doctor", "--json", timeout_s=120
+    ).stdout
     assert json.loads(examined)["plan"] == "fentry"
+
+
+def test_a_service_without_kprobes_is_told_why(agent_guest: Guest) -> None:
+    """Debian keeps them for CAP_SYS_ADMIN; who insists on them is told which setting that is."""
+    watch = ("/usr/local/bin/dma", "watch", "--plan", "kprobe", "--loader", "core", "--count", "1")
+    refused = agent_guest.run(*_as_the_unit(), *watch, check=False, timeout_s=120).stderr
+    assert "not permitted: kernel.perf_event_paranoid is 3, which keeps kprobes for CAP_SYS_ADMIN" in refused
 
 
 def test_a_service_in_a_guest_reports(reporting: Guest, manager: str, server: str) -> None:
@@ -119,3 +122,10 @@ def test_a_service_in_a_guest_reports(reporting: Guest, manager: str, server: st
     assert found == wanted, journal
     # What the unit forbids must not keep it from /etc/hosts and the like.
     assert "fewer names" not in journal
+
+
+def _as_the_unit() -> tuple[str, ...]:
+    """What runs a command with the capabilities of the agent's unit and no others."""
+    lines = (ROOT / "idm" / "units" / UNIT).read_text().splitlines()
+    granted = next(line for line in lines if line.startswith("CapabilityBoundingSet="))
+    return ("systemd-run", "--quiet", "--pipe", "--wait", "--property", granted)
