@@ -166,6 +166,10 @@ def _draft(
     """The manifest, once the domains' guest agents answer or the time is up."""
     from idm.drivers import libvirt_found
 
+    if wait_s and (unreachable := libvirt_found.unreachable(hypervisor, domains)):
+        raise DeployError(
+            f"{unreachable[0]} has no channel to a guest agent: add it to its definition, or have vagrant make it anew"
+        )
     deadline = time.monotonic() + wait_s
     while silent := libvirt_found.silent(hypervisor, domains):
         if time.monotonic() > deadline:

@@ -246,7 +246,7 @@ class LibvirtDriver:
 
     def _heed(self, event: Event) -> Iterator[str]:
         vcd = self._plan.vcd(event.domain)
-        if vcd and event.turn is Turn.REVERT:
+        if vcd:
             self._domains.claim_again(vcd)
         if not vcd or (domain := self._domains.owned(vcd)) is None:
             yield from [vcd] if vcd else []

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from idm.adopt import Card, Found, Places
+from idm.drivers.domain import AGENT_CHANNEL
 from idm.drivers.libvirt_connection import Hypervisor, MissingError, RefusedError
 from idm.drivers.libvirt_domain import Domain
 
@@ -30,6 +31,16 @@ def running(hypervisor: Hypervisor, patterns: Sequence[str]) -> list[Found]:
 def silent(hypervisor: Hypervisor, patterns: Sequence[str]) -> list[str]:
     """Those of the domains whose guest agent does not answer."""
     return [one for one in _matching(hypervisor, patterns) if not _answers(Domain(hypervisor, one))]
+
+
+def unreachable(hypervisor: Hypervisor, patterns: Sequence[str]) -> list[str]:
+    """Those of the domains that have no channel to a guest agent, so that none can answer."""
+    found = []
+    for name in _matching(hypervisor, patterns):
+        targets = ElementTree.fromstring(Domain(hypervisor, name).xml()).findall("devices/channel/target")
+        if all(target.get("name") != AGENT_CHANNEL for target in targets):
+            found.append(name)
+    return found
 
 
 def places(hypervisor: Hypervisor, found: Iterable[Found]) -> Places:

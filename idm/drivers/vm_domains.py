@@ -50,7 +50,7 @@ class Domains:
         return domain
 
     def claim_again(self, vcd: str) -> None:
-        """Label an adopted domain anew that somebody has taken back to before it was adopted."""
+        """Label an adopted domain that somebody has taken back to before it was adopted, or made anew."""
         name = self._manifest.vcd[vcd].domain
         with suppress(RefusedError):
             if name and (domain := Domain(self._hypervisor, name)).label() is None:

@@ -20,19 +20,20 @@ NETWORK = """
 DOMAIN = """
 <domain type='test'><name>{name}</name><uuid>{uuid}</uuid><memory>1024</memory><os><type>hvm</type></os>
 <devices><interface type='network'><mac address='52:54:00:00:00:0{number}'/><source network='wide'/></interface>
-</devices></domain>
+{channel}</devices></domain>
 """
+CHANNEL = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
 UUIDS = {f"proj_{name}": f"00000000-0000-0000-0000-00000000000{n}" for n, name in enumerate(("a", "b"), 1)}
 
 
 @pytest.fixture
 def hypervisor() -> Iterator[libvirt.virConnect]:
-    """Two domains run on it; as long as this connection is open it remembers them."""
+    """Two domains run on it, one with a channel to a guest agent; while this connection is open it remembers them."""
     connection = libvirt.open(URI)
     network = connection.networkCreateXML(NETWORK)
     domains = [
-        connection.createXML(DOMAIN.format(name=name, uuid=uuid, number=number))
-        for number, (name, uuid) in enumerate(UUIDS.items(), 1)
+        connection.createXML(DOMAIN.format(name=name, uuid=uuid, number=number, channel=channel))
+        for (number, (name, uuid)), channel in zip(enumerate(UUIDS.items(), 1), (CHANNEL, ""), strict=True)
     ]
     yield connection
     for domain in domains:
@@ -82,6 +83,10 @@ def test_what_cannot_be_adopted_is_told(idm: Idm) -> None:
     silent = idm("adopt", "--wait", "0.1", "proj_a")
     assert silent.stderr == (
         "idm: no guest agent answers in proj_a: install and start qemu-guest-agent there\n"
+    )
+    unreachable = idm("adopt", "--wait", "60", "proj_b")
+    assert unreachable.stderr.startswith(
+        "idm: proj_b has no channel to a guest agent: add it to its definition"
     )
     assert not idm.manifest.exists()
 

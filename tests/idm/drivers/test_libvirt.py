@@ -165,11 +165,12 @@ def test_an_adopted_domain_is_left_as_it_was(
     assert after == before.replace("  <metadata/>\n", "")
 
 
-def test_an_adopted_domain_stays_adopted_wherever_it_is_taken_back(
+def test_an_adopted_domain_stays_adopted(
     opened: Callable[..., LibvirtDriver], hypervisor: libvirt.virConnect, tmp_path: Path
 ) -> None:
-    """A snapshot of before knows nothing of the stack, to which the domain belongs all the same."""
+    """Taken back to before the stack, or made anew, it knows nothing of the stack, to which it belongs all the same."""
     domain = hypervisor.lookupByName("test")
+    definition = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
     snapshot = domain.snapshotCreateXML("<domainsnapshot><name>before</name></domainsnapshot>")
     driver = opened(ADOPTING, stack="first")
     driver.define(manifest.load(tmp_path / "stack.toml").vcd["old"])
@@ -179,17 +180,28 @@ def test_an_adopted_domain_stays_adopted_wherever_it_is_taken_back(
         for vcd in driver.events():
             told.put(vcd)
 
+    def wait_until_it_runs(*, reverted: bool) -> str:
+        while (
+            not (found := driver.instances().get("old"))
+            or not found.incarnation
+            or found.reverted is not reverted
+        ):
+            assert told.get(timeout=10) == "old"
+        return found.incarnation
+
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     assert told.get(timeout=10) == "old"
     domain.revertToSnapshot(snapshot)
-    while not (found := driver.instances().get("old")) or not found.reverted:
-        assert told.get(timeout=10) == "old"
-    assert found.power is Power.RUNNING
+    first = wait_until_it_runs(reverted=True)
+    snapshot.delete()
+    domain.destroy()
+    domain.undefine()
+    hypervisor.defineXML(definition).create()
+    assert wait_until_it_runs(reverted=False) != first
     driver.close()
     listener.join(timeout=10)
     assert not listener.is_alive()
-    snapshot.delete()
 
 
 def test_layers_are_discarded(driver: LibvirtDriver, base: Path, tmp_path: Path) -> None:
