@@ -20,7 +20,7 @@ VAGRANT_PACKAGES := vagrant vagrant-libvirt
 # What the capture is measured beside.
 BENCH_PACKAGES := bpftrace conntrack tcpdump
 
-.PHONY: demo test fuzz soak bench-rollback bench-revert bench-blame bench-graph bench-capture bench-capture-guest figures check format stubs lock build clean
+.PHONY: demo test test-vm test-vagrant test-vagrant-sample fuzz soak bench-rollback bench-revert bench-blame bench-graph bench-capture bench-capture-guest figures check format stubs lock build clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready $(if $(filter libvirt,$(DRIVER)),$(VENV)/vm-packages) $(OBJECT)
@@ -45,7 +45,11 @@ test-vm: $(VENV)/ready $(VENV)/vm-packages $(OBJECT)
 	$(SUDO) $(BIN)/python -m pytest -m vm $(ARGS)
 
 test-vagrant: $(VENV)/ready $(VENV)/vm-packages $(VENV)/vagrant-packages $(OBJECT)
-	$(SUDO) $(BIN)/python -m pytest -m vagrant $(ARGS)
+	$(SUDO) $(BIN)/python -m pytest -m vagrant tests/vm/test_vagrant.py $(ARGS)
+
+# Six machines, which take a while where processors are emulated.
+test-vagrant-sample: $(VENV)/ready $(VENV)/vm-packages $(VENV)/vagrant-packages $(OBJECT)
+	$(SUDO) $(BIN)/python -m pytest -m vagrant tests/vm/test_vagrant_shop.py $(ARGS)
 
 bench-revert: $(VENV)/ready $(VENV)/vm-packages $(OBJECT)
 	$(SUDO) $(BIN)/python -m tests.bench.revert

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # Machines that have just booted answer when their guest agent is installed.
 AGENTS_S, ASK_AGAIN_S = 300.0, 0.5
 IDM_S, INTERRUPT_S = 900.0, 30.0
-TURN_S = 600.0
+TURN_S, LET_GO_S = 600.0, 2.0
 
 
 @click.command("bundle")
@@ -124,6 +124,9 @@ def _leave(choice: Choice) -> None:
 
 
 def _follow(choice: Choice, *, ending: bool) -> None:
+    if not ending and _others_at_work(choice.manifest.absolute().parent):
+        click.echo("vagrant is at work on other machines: guarded when these are done, too")
+        return
     with _hypervisor(choice) as hypervisor:
         created = vagrant.machines(choice.manifest.absolute().parent)
         domains = sorted(filter(None, map(hypervisor.name_of, created.values())))
@@ -140,6 +143,16 @@ def _follow(choice: Choice, *, ending: bool) -> None:
     if step.resume:
         pid = hand_over(_home(choice).run, manifest=choice.manifest, config=choice.config)
         click.echo(f"process {pid} attends to the stack again")
+
+
+def _others_at_work(project: Path) -> bool:
+    """Whether this is called for other machines afterwards, too; who was called for before lets go soon."""
+    deadline = time.monotonic() + LET_GO_S
+    while vagrant.at_work(project) > 1:
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(ASK_AGAIN_S)
+    return False
 
 
 def _view(choice: Choice, hypervisor: "Hypervisor", domains: Sequence[str]) -> vagrant.View:
@@ -183,12 +196,12 @@ def _draft(
     return draft(stack, found, libvirt_found.places(hypervisor, found))
 
 
-def _put(manifest: Path, text: str) -> None:
-    manifest.write_text(text)
+def _put(path: Path, text: str) -> None:
+    path.write_text(text)
     if os.geteuid() == 0:
         # Who calls this by sudo is to change it without.
-        place = manifest.absolute().parent.stat()
-        os.chown(manifest, place.st_uid, place.st_gid)
+        place = path.absolute().parent.stat()
+        os.chown(path, place.st_uid, place.st_gid)
 
 
 def _home(choice: Choice) -> Home:

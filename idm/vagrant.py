@@ -1,5 +1,6 @@
 """Vagrant's machines on libvirt, and what is to be done when they come and go. Reads files, but asks nobody."""
 
+import hashlib
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import NamedTuple
 
 from idm.errors import DeployError
 
-DOTFILES = "VAGRANT_DOTFILE_PATH"
+DOTFILES, HOME = "VAGRANT_DOTFILE_PATH", "VAGRANT_HOME"
+LOCKS = Path("/proc/locks")
 NOBODY = "there are no machines here yet: vagrant up makes them, with libvirt, where [libvirt] uri says"
 
 
@@ -38,12 +40,24 @@ class Step(NamedTuple):
 
 def machines(project: Path) -> dict[str, str]:
     """The UUIDs of the project's machines that were created, by their names."""
-    dotfiles = project / os.environ.get(DOTFILES, ".vagrant")
     found = {}
-    for path in sorted(dotfiles.glob("machines/*/libvirt/id")):
+    for path in sorted(_dotfiles(project).glob("machines/*/libvirt/id")):
         if identifier := path.read_text().strip():
             found[path.parts[-3]] = identifier
     return found
+
+
+def at_work(project: Path) -> int:
+    """On how many of the project's machines Vagrant is at work; none when its locks are not where they are expected."""
+    locks = _home() / "data"
+    names = [path.name for path in _dotfiles(project).glob("machines/*")]
+    digests = [hashlib.md5(f"{project}{_dotfiles(project)}{name}".encode()).hexdigest() for name in names]
+    # To try a lock would make Vagrant fail, had it wanted it at that moment.
+    held = {
+        line.split()[-3].rpartition(":")[2] for line in LOCKS.read_text().splitlines() if " FLOCK " in line
+    }
+    paths = [locks / f"lock.machine-action-{digest}.lock" for digest in digests]
+    return sum(path.exists() and str(path.stat().st_ino) in held for path in paths)
 
 
 def follow(view: View, *, ending: bool = False) -> Step:
@@ -69,6 +83,16 @@ def follow(view: View, *, ending: bool = False) -> Step:
     if idle := view.existing - view.running:
         return Step(say=f"{_list(idle)} not running: guarded as soon as all do")
     return Step(down=bool(new) and view.deployed, draft=bool(new), up=bool(new) or not view.attended)
+
+
+def _dotfiles(project: Path) -> Path:
+    return project / os.environ.get(DOTFILES, ".vagrant")
+
+
+def _home() -> Path:
+    """Vagrant's, of whoever called this by sudo, if somebody did."""
+    user = Path(f"~{os.environ.get('SUDO_USER', '')}").expanduser()
+    return Path(os.environ.get(HOME) or user / ".vagrant.d")
 
 
 def _list(names: Collection[str]) -> str:

@@ -1,6 +1,10 @@
 """Commands about machines that are there already, against libvirt's own test hypervisor."""
 
+import fcntl
+import hashlib
+import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import libvirt
@@ -12,6 +16,7 @@ from idm.cli import main
 from idm.vagrant import NOBODY
 
 URI = "test:///default"
+NOBODYS_ID = 65534
 # Addresses on this hypervisor follow from the number of domains that were ever started in this process.
 NETWORK = """
 <network><name>wide</name><bridge name='wide0'/><ip address='198.18.0.1' netmask='255.255.0.0'>
@@ -66,8 +71,11 @@ def idm(hypervisor: libvirt.virConnect, tmp_path: Path) -> Idm:
 
 
 def test_domains_that_run_are_adopted(idm: Idm) -> None:
-    """A pattern names them; the manifest has them with their addresses, and is never written over."""
+    """A pattern names them; the manifest has them with their addresses, belongs to the project, and is never lost."""
+    if os.geteuid() == 0:
+        os.chown(idm.manifest.parent, NOBODYS_ID, NOBODYS_ID)
     assert idm("adopt", "proj_*").exit_code == 0
+    assert idm.manifest.stat().st_uid == idm.manifest.parent.stat().st_uid
     read = manifest.load(idm.manifest)
     assert (read.stack.name, read.network.libvirt) == ("project", "wide")
     assert {name: vcd.domain for name, vcd in read.vcd.items()} == {"a": "proj_a", "b": "proj_b"}
@@ -94,6 +102,24 @@ def test_what_cannot_be_adopted_is_told(idm: Idm) -> None:
 def test_a_project_without_machines_is_left_alone(idm: Idm) -> None:
     """Neither before nor after anything is there to be done."""
     assert idm("vagrant", "before", "halt").output == ""
+    assert idm("vagrant", "after", "up").output == f"{NOBODY}\n"
+
+
+def test_machines_that_come_up_side_by_side_are_left_to_the_last(
+    idm: Idm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as Vagrant is at work on another machine than the one that it calls for, nothing is done."""
+    monkeypatch.setenv("VAGRANT_HOME", str(tmp_path / "home"))
+    project, locks = idm.manifest.parent, tmp_path / "home" / "data"
+    locks.mkdir(parents=True)
+    with ExitStack() as held:
+        for name in ("a", "b"):
+            (project / ".vagrant" / "machines" / name).mkdir(parents=True)
+            digest = hashlib.md5(f"{project}{project}/.vagrant{name}".encode()).hexdigest()
+            lock = held.enter_context((locks / f"lock.machine-action-{digest}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        said = idm("vagrant", "after", "up").output
+        assert said == "vagrant is at work on other machines: guarded when these are done, too\n"
     assert idm("vagrant", "after", "up").output == f"{NOBODY}\n"
 
 

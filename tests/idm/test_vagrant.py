@@ -1,11 +1,14 @@
 """What is done when Vagrant's machines come and go."""
 
+import fcntl
+import hashlib
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from idm.errors import DeployError
-from idm.vagrant import Step, View, follow, machines
+from idm.vagrant import Step, View, at_work, follow, machines
 
 BOTH, ONE, NONE = frozenset({"p_a", "p_b"}), frozenset({"p_a"}), frozenset[str]()
 # Both machines run and are guarded, by a manifest that nobody has changed.
@@ -72,3 +75,23 @@ def test_machines_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert machines(tmp_path) == {"a": "u-1"}
     monkeypatch.setenv("VAGRANT_DOTFILE_PATH", str(tmp_path / "elsewhere"))
     assert machines(tmp_path) == {}
+
+
+def test_vagrants_work_is_seen_by_its_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine is worked on while Vagrant holds the lock that it names by a digest; the file alone says nothing."""
+    monkeypatch.setenv("VAGRANT_HOME", str(tmp_path / "home"))
+    project = tmp_path / "project"
+    for name in ("a", "b", "c"):
+        (project / ".vagrant" / "machines" / name).mkdir(parents=True)
+    (tmp_path / "home" / "data").mkdir(parents=True)
+    assert at_work(project) == 0
+    with ExitStack() as held:
+        for name in ("a", "b"):
+            digest = hashlib.md5(f"{project}{project}/.vagrant{name}".encode()).hexdigest()
+            lock = held.enter_context(
+                (tmp_path / "home/data" / f"lock.machine-action-{digest}.lock").open("w")
+            )
+            if name == "a":
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        assert at_work(project) == 1
+    assert at_work(project) == 0
