@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import NamedTuple
@@ -24,7 +24,7 @@ SCRIPTS = {
     plan: Path(__file__).with_name(f"equivalent_{script}.bt")
     for plan, script in {"cgroup": "cgroup", "kprobe": "kprobe", "fentry": "kprobe"}.items()
 }
-START_S, STOP_S = 600.0, 30.0
+START_S, STOP_S, STOP_TRIES = 600.0, 60.0, 3
 PAUSE_S = 1.0
 HEADER = """#include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -132,13 +132,21 @@ def bpftrace(plan: str) -> Iterator[Attached]:
 
 def _stopped(process: subprocess.Popen[str]) -> Mapping[Transport, int]:
     """Have bpftrace end, and sum up what it prints then."""
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=STOP_S)
+    output = _interrupted(process)
     maps: dict[str, dict[str, int]] = {}
     for line in filter(None, output.splitlines()):
         if (record := json.loads(line))["type"] == "map":
             maps |= record["data"]
     return {Transport.TCP: _sum(maps, "@attempts"), Transport.UDP: _sum(maps, "@datagrams", "@connected")}
+
+
+def _interrupted(process: subprocess.Popen[str]) -> str:
+    """What it prints when it is told to end, once more if need be."""
+    for _ in range(STOP_TRIES):
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=STOP_S / STOP_TRIES)[0]
+    raise RuntimeError(f"bpftrace does not end within {STOP_S:g} s")
 
 
 def _sum(maps: Mapping[str, Mapping[str, int]], *names: str) -> int:
