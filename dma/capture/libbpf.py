@@ -154,7 +154,7 @@ def _culprit(messages: list[str]) -> tuple[str, str]:
     return named[0] if named else ("", lines[-1] if lines else "")
 
 
-def return_memory() -> None:
+def _return_memory() -> None:
     """Give back to the system what was taken to fit programs to the kernel: megabytes, which the C library keeps."""
     with suppress(AttributeError):  # glibc alone keeps them
         ctypes.CDLL(None).malloc_trim(0)
@@ -289,7 +289,9 @@ class Object:
         if self._lib.bpf_map__set_initial_value(self._find_map(".rodata"), rodata, len(rodata)):
             raise CaptureError("the BPF object is of another version: make dma/capture/flows.bpf.o")
         _messages.clear()
-        if error := self._lib.bpf_object__load(self._object):
+        error = self._lib.bpf_object__load(self._object)
+        _return_memory()
+        if error:
             self._check_tracepoints(programs)
             culprit, line = _culprit(_messages)
             permission = error in (-errno.EPERM, -errno.EACCES) and "BEGIN PROG LOAD LOG" not in "\n".join(

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from dma.capture.core import CoreLoader
 from dma.capture.hooks import CGROUP, FENTRY, KPROBE
-from dma.capture.libbpf import return_memory
 from dma.capture.probed import open_probed_capture
 from dma.capture.settings import Settings
 from dma.capture.target import Target
@@ -66,12 +65,9 @@ def open_capture(
     problems: dict[str, Way] = {}
     for way in ways:
         try:
-            opened = way.open(target, settings or Settings())
+            return way.open(target, settings or Settings())
         except CaptureError as e:
             problems.setdefault(str(e), way)
-        else:
-            return_memory()
-            return opened
     if len(problems) == 1:
         raise CaptureError(*problems)
     raise CaptureError("; ".join(f"{way}: {problem}" for problem, way in problems.items()))
