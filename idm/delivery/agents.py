@@ -8,7 +8,7 @@ from contextlib import suppress
 import structlog
 
 from dm.client import ManagerError
-from idm.delivery.guest import DeliveryError, Installer, Shell, journal, provide
+from idm.delivery.guest import DeliveryError, Installer, Shell, journal, provide, restarts
 from idm.delivery.payload import Payload
 from idm.driver import DriverError, Instance, Power
 from idm.errors import DeployError
@@ -16,6 +16,8 @@ from idm.errors import DeployError
 # From the start of a guest until its agent is heard: a first boot of a cloud image takes a minute, emulated some.
 READY_S = 400.0
 LOOK_S = 0.5
+# An agent that has ended so often meanwhile will not come up; while some are missing their services are looked at.
+ENDS, ENDS_LOOK_S = 3, 5.0
 AGAIN_S, LATE_AGAIN_S = 0.5, 10.0
 # Certificates are looked at so often, and delivered when they were renewed.
 RENEW_S = 60.0
@@ -84,10 +86,14 @@ class GuestAgents:
         Raises :class:`DeployError` that says why one is not heard.
         """
         running = {vcd for vcd, post in self._posts.items() if post.runs}
-        deadline = time.monotonic() + READY_S
+        deadline, look_s = time.monotonic() + READY_S, time.monotonic() + ENDS_LOOK_S
         while missing := sorted(running - set(await self._whom())):
             if refused := next((vcd for vcd in missing if self._posts[vcd].refused), ""):
                 raise DeployError(self._posts[refused].problem)
+            if time.monotonic() > look_s:
+                for vcd in missing:
+                    await asyncio.to_thread(self._posts[vcd].check_service)
+                look_s = time.monotonic() + ENDS_LOOK_S
             if time.monotonic() > deadline:
                 raise DeployError(await asyncio.to_thread(self._why_silent, missing[0]))
             await asyncio.sleep(LOOK_S)
@@ -132,6 +138,7 @@ class _Post:
         self._incarnation = ""
         self._replaced = False
         self._delivered: tuple[Payload, ...] = ()
+        self._ends: int | None = None
         self._told = ""
         self._moved = asyncio.Event()
 
@@ -184,6 +191,15 @@ class _Post:
             provide(self._shell, self._vcd, payload, self._installer)
         self._delivered = payloads
         _log.info("agent delivered", vcd=self._vcd, incarnation=self._incarnation)
+
+    def check_service(self) -> None:
+        """Raise :class:`DeployError` when the agent ends again and again."""
+        if not self._delivered:
+            return
+        ends = restarts(self._shell, self._vcd, self._delivered[-1].unit)
+        self._ends = min(ends, ends if self._ends is None else self._ends)
+        if ends - self._ends >= ENDS:
+            raise DeployError(f"the agent of {self._vcd} ends again and again: {self.last_words()}")
 
     def last_words(self) -> str:
         """Of the agent's service."""

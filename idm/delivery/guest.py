@@ -77,13 +77,24 @@ def withdraw(shell: Shell, vcd: str, unit: str, paths: Sequence[str]) -> None:
 
 
 def journal(shell: Shell, vcd: str, unit: str) -> str:
-    """The last words of a service, in one line."""
-    command = ("journalctl", "--no-pager", "--output=cat", f"--lines={JOURNAL_LINES}", f"--unit={unit}")
+    """The last words of a service, in one line; its own, not those of systemd about it."""
+    options = ("--no-pager", "--output=cat", f"--lines={JOURNAL_LINES}")
+    command = ("journalctl", *options, f"_SYSTEMD_UNIT={unit}")
     try:
         said = shell.execute(vcd, command, timeout_s=JOURNAL_S).output
     except DriverError as e:
         return str(e)
     return " | ".join(line.strip() for line in said.splitlines() if line.strip()) or "nothing"
+
+
+def restarts(shell: Shell, vcd: str, unit: str) -> int:
+    """How often systemd has started a service again that had ended by itself; 0 when it cannot be asked."""
+    command = ("systemctl", "show", "--value", "--property=NRestarts", unit)
+    try:
+        said = shell.execute(vcd, command, timeout_s=JOURNAL_S).output.strip()
+    except DriverError:
+        return 0
+    return int(said) if said.isdecimal() else 0
 
 
 def _last(end: Completed) -> str:

@@ -25,12 +25,16 @@ class MemoryShell:
         self.says = says
         self.delivered: list[str] = []
         self.journal = ""
+        self.restarts = 0
 
     def execute(self, vcd: str, command: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> Completed:
-        """Scripts come with an archive, all else asks for the journal."""
+        """Scripts come with an archive, all else asks for the journal, or how often systemd has started the agent."""
         del timeout_s
         if not self.up:
             raise DriverError(f"{vcd} cannot run {command[0]}: guest agent is not connected")
+        if command[0] == "systemctl":
+            self.restarts += 1
+            return Completed(0, f"{self.restarts}\n")
         if not stdin:
             return Completed(0, self.journal)
         if self.says == 0:
@@ -189,6 +193,25 @@ def test_a_program_that_is_missing_is_installed() -> None:
         async with web.running():
             web.become("1")
             await until(lambda: shell.delivered == ["web"])
+
+    asyncio.run(story())
+
+
+def test_an_agent_that_ends_again_and_again_ends_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last words are told at once, and not when the time for all guests is up."""
+    monkeypatch.setattr(agents, "ENDS_LOOK_S", 0.0)
+
+    async def story() -> None:
+        shell = MemoryShell()
+        shell.journal = "Error: this kernel has no kprobes\n"
+        shell.restarts = 40
+        web = Agents(shell)
+        async with web.running():
+            web.become("1")
+            with pytest.raises(
+                DeployError, match="web ends again and again: Error: this kernel has no kprobes"
+            ):
+                await web.all.ready()
 
     asyncio.run(story())
 
