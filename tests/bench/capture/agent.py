@@ -27,7 +27,7 @@ RATE = 10_000
 BATCH = 50
 PERIOD_US = 1_000_000 * BATCH // RATE
 STACK, VCD = "bench", "one"
-SETTLE_S = 5.0
+SETTLE_S = 10.0
 LOOK_S = 0.05
 DEADLINE_S = 10.0
 STARTS = 5
@@ -107,12 +107,14 @@ def usage(lab: Lab, *, plan: str, seconds: int) -> Usage:
     """Watch one agent for so long at rest, and for so long at work."""
     with manager() as target, running(lab, plan=plan, target=target) as pid, lab.generator() as generator:
         asyncio.run(_until_heard(target))
-        # Names are looked up and caches filled, of which nobody outside can tell the end.
+        # Caches are filled, and then, with work, names looked up, of which nobody outside can tell the end.
         time.sleep(SETTLE_S)
         idle = _window(pid, seconds)
-        generator.start("tcp", milliseconds=(seconds + 1) * 1000, batch=BATCH, period_us=PERIOD_US)
+        busy_s = SETTLE_S + seconds + 1
+        generator.start("tcp", milliseconds=round(busy_s * 1000), batch=BATCH, period_us=PERIOD_US)
+        time.sleep(SETTLE_S)
         busy = _window(pid, seconds)
-        busy = busy._replace(calls_per_s=generator.finish().calls / (seconds + 1))
+        busy = busy._replace(calls_per_s=generator.finish().calls / busy_s)
         per_connection = _system_calls_per_connection(generator, pid, seconds)
         return Usage(idle, busy, _rss_mb(pid), per_connection)
 
