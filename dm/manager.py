@@ -190,7 +190,8 @@ class Manager:
             fields = {"deviation": f"{judgement.deviation:.3f}", "verdict": judgement.verdict.value}
             why = f"{judgement.verdict}: {'; '.join(judgement.reasons[:3])}"
             self._tell_of(guarded, "verdict", why, fields=fields)
-        guarded.operations.consider(judgement, now_s=now_s, now_ms=now_ms())
+        attended = guarded.deployer is not None
+        guarded.operations.consider(judgement, attended=attended, now_s=now_s, now_ms=now_ms())
         signature = self._signature(guarded, judgement)
         if signature != guarded.signature:
             guarded.signature = signature

@@ -46,11 +46,13 @@ class Operations:
         """The manifest's mode, unless a person set another."""
         return Mode(self._store.guard(self.stack.spec.name) or self.limits.mode)
 
-    def consider(self, judgement: Judgement, *, now_s: float, now_ms: int) -> None:
-        """Go on with what is under way, or begin when the verdict says so."""
+    def consider(self, judgement: Judgement, *, attended: bool, now_s: float, now_ms: int) -> None:
+        """Go on with what is under way, or begin when the verdict says so; while nobody attends, that is only told."""
         operation = self.current
         if operation is None:
-            if judgement.verdict is Verdict.FAILED:
+            if judgement.verdict is Verdict.FAILED and not attended:
+                self._refuse(rollback.NOBODY, self._culprits(judgement), now_ms)
+            elif judgement.verdict is Verdict.FAILED:
                 self._decide(judgement, now_s=now_s, now_ms=now_ms)
             elif judgement.verdict is Verdict.OK:
                 self._told = ""
@@ -130,9 +132,7 @@ class Operations:
             self._end(self.current, Outcome.CANCELLED, "the stack was launched anew", now_ms)
 
     def _decide(self, judgement: Judgement, *, now_s: float, now_ms: int) -> None:
-        vcds = self._in_order(
-            [suspect.name for suspect in judgement.finding.culprits if not suspect.external]
-        )
+        vcds = self._culprits(judgement)
         past = self._store.operations(self.stack.spec.name)
         limits = self.limits._replace(mode=self.mode)
         fault_ms = now_ms - round((now_s - (judgement.fault_s or now_s)) * 1000)
@@ -151,9 +151,19 @@ class Operations:
             self._go(rollback.begin(operation, limits, token=self._token()), now_ms)
         elif refusal.final and not self._gave_up_already(past, vcds, now_ms):
             self._end(operation, Outcome.GAVE_UP, refusal.reason, now_ms)
-        elif refusal.reason != self._told:
-            self._told = refusal.reason
-            self._event("no rollback", refusal.reason, now_ms, vcd=",".join(vcds))
+        else:
+            self._refuse(refusal.reason, vcds, now_ms)
+
+    def _refuse(self, reason: str, vcds: Sequence[str], now_ms: int) -> None:
+        """Tell once why nothing is done."""
+        if reason != self._told:
+            self._told = reason
+            self._event("no rollback", reason, now_ms, vcd=",".join(vcds))
+
+    def _culprits(self, judgement: Judgement) -> tuple[str, ...]:
+        return self._in_order(
+            [suspect.name for suspect in judgement.finding.culprits if not suspect.external]
+        )
 
     def _gave_up_already(self, past: Sequence[Operation], vcds: Sequence[str], now_ms: int) -> bool:
         return any(

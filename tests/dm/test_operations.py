@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dm.operations import EVIDENCE_MS, OperationError, Operations
-from dm.rollback import Limits, Mode, Outcome, Phase
+from dm.rollback import NOBODY, Limits, Mode, Outcome, Phase
 from dm.store.sqlite import Event, Store
 from dm.v1 import rollback_service_pb2 as pb
 from dm.verdict import Verdict
@@ -24,6 +24,7 @@ class Desk:
         self.world = world or healthy()
         self.sent: list[pb.Command] = []
         self.told: list[Event] = []
+        self.attended = True
         self.store = Store(path)
         self.operations = self.restarted(limits)
 
@@ -43,7 +44,9 @@ class Desk:
         end_s = self.world.now_s + seconds
         while self.world.now_s < end_s:
             judgement = self.world.run(0.25)
-            self.operations.consider(judgement, now_s=self.world.now_s, now_ms=self.now_ms())
+            self.operations.consider(
+                judgement, attended=self.attended, now_s=self.world.now_s, now_ms=self.now_ms()
+            )
 
     def answer(self, *, problem: str = "", snapshot: str = "", evidence: str = "") -> None:
         """The deployer answers the last command."""
@@ -68,6 +71,18 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     one = Desk(tmp_path / "dm.sqlite")
     with one.store:
         yield one
+
+
+def test_nothing_is_begun_while_nobody_attends(desk: Desk) -> None:
+    """As when machines are halted on purpose: it is told once, counts as no attempt, and begins with a deployer."""
+    desk.attended = False
+    desk.world.broken.add("db")
+    desk.run(60)
+    assert (desk.sent, desk.outcomes()) == ([], [])
+    assert [event.message for event in desk.told if event.kind == "no rollback"] == [NOBODY]
+    desk.attended = True
+    desk.run(1)
+    assert desk.sent[-1].WhichOneof("action") == "save_evidence"
 
 
 def test_a_fault_is_led_to_its_recovery(desk: Desk) -> None:
