@@ -73,11 +73,10 @@ static __always_inline void tcp_settle(struct connection *connection)
 		tcp_given_up(connection);
 }
 
-/* Counts before it keeps, so that one operation of the map suffices. What is there already is the socket's former
- * attempt, or that of another socket whose end was missed. */
+/* What is there already is the socket's former attempt, or what is left of another socket. */
 static __always_inline void tcp_begin(struct sock *sk, const struct destination *key, enum phase phase)
 {
-	struct connection begun = { .key = *key, .phase = LOST }, *former;
+	struct connection begun = { .key = *key, .phase = LOST }, *former = connection_of(sk);
 	struct counters *counters = count_attempt(key);
 	__u64 address = (__u64)sk;
 
@@ -88,12 +87,11 @@ static __always_inline void tcp_begin(struct sock *sk, const struct destination 
 			counters->oldest_pending_ns = begun.begun_ns;
 		__sync_fetch_and_add(&counters->pending, 1);
 	}
-	if (!bpf_map_update_elem(MAP(attempts), &address, &begun, BPF_NOEXIST))
-		return;
-	former = connection_of(sk);
 	if (former) {
 		tcp_settle(former);
 		*former = begun;
+	} else if (!bpf_map_update_elem(MAP(attempts), &address, &begun, BPF_NOEXIST)) {
+		COUNT_FOLLOWED(1);
 	} else if (counters) {
 		__sync_fetch_and_add(&counters->pending, -1);
 		__sync_fetch_and_add(&counters->attempts, -1);
@@ -201,9 +199,10 @@ static __always_inline void tcp_destroyed(struct sock *sk)
 /* connect() has failed. Unless its SYN went out, nothing else tells of it. */
 static __always_inline void connect_failed(struct sock *sk, const struct destination *key, int error)
 {
+	struct connection *connection = connection_of(sk);
 	struct counters *counters;
 
-	if (connection_of(sk) || !is_wanted(sk, key))
+	if ((connection && connection->phase != IDLE) || !is_wanted(sk, key))
 		return;
 	counters = count_attempt(key);
 	if (counters)

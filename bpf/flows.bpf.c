@@ -18,6 +18,7 @@
 
 const volatile struct knobs knobs;
 __u32 self_tgid; /* the agent, whose own traffic is no dependency; filled in by learn_self() */
+__s64 followed; /* entries of attempts */
 
 /* Inserted by the first attempt to a destination. Deleted only by the reader, when idle; bounded by its size, which the
  * loader sets, and what does not fit is counted in losses. */
@@ -28,8 +29,9 @@ struct {
 	__type(value, struct counters);
 } destinations SEC(".maps");
 
-/* What TCP sockets are at, by the socket's address. Inserted by connect(), deleted when the attempt has failed, its
- * connection has ended, or the socket is destroyed; bounded, and what does not fit is counted in losses. */
+/* What TCP sockets are at, by the socket's address. Inserted by connect(), and once more than knobs.kept are followed,
+ * deleted when the attempt has failed, its connection has ended, or the socket is destroyed; bounded, and what does not
+ * fit is counted in losses. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);

@@ -52,16 +52,17 @@ struct knobs {
 	__u64 talk_ns; /* a connected UDP socket that lasts so long was made to send */
 	__u32 netns; /* inode of the one network namespace to watch; 0 watches all */
 	__u32 ephemeral_low; /* first port that the kernel hands out itself */
+	__u32 kept; /* of TCP sockets that are followed; what ends among more is forgotten */
 	__u8 keep_loopback;
 	__u8 every_socket; /* 0: only sockets that passed the cgroup hooks */
 	__u8 count_udp_connects; /* where nothing tells of their sockets' end */
 	__u8 peers_by_address; /* of UDP sockets: kprobes cannot reach a socket's own storage */
 	__u8 trusted_task; /* the kernel lets programs read the calling task as memory of their own */
-	__u8 pad[3];
+	__u8 pad[7];
 };
 
 _Static_assert(sizeof(struct destination) == 36 && sizeof(struct counters) == 120, "layout of the table");
 _Static_assert(sizeof(struct talk) == 48, "layout of connected UDP sockets");
-_Static_assert(sizeof(struct event) == 8 && sizeof(struct knobs) == 32, "layout of events and knobs");
+_Static_assert(sizeof(struct event) == 8 && sizeof(struct knobs) == 40, "layout of events and knobs");
 
 #endif

@@ -89,6 +89,8 @@ struct task_struct {
 #define IS_IPV6_ONLY(sk) BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_ipv6only)
 #define ADDRESS(object, member) ((void *)__builtin_preserve_access_index(&(object)->member))
 #define SELF self_tgid
+#define FOLLOWED followed
+#define COUNT_FOLLOWED(n) __sync_fetch_and_add(&followed, n)
 /* Reads of memory that the kernel vouches for cost nothing beside probes of it. */
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define TRUSTED_TASK (knobs.trusted_task ? bpf_get_current_task_btf() : NULL)

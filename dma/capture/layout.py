@@ -12,7 +12,7 @@ COUNTERS = struct.Struct("=13Q3I4x")
 TALK = struct.Struct("=36sIQ")
 CONNECTION = struct.Struct("=36sII4xQ")  # its size alone matters, and that of the next
 CALL = struct.Struct("=QQ")
-KNOBS = struct.Struct("=QQII?????3x")
+KNOBS = struct.Struct("=QQIII?????7x")
 FAILURES = tuple(Failure)  # in the order of enum failure
 LOSSES = (Loss.MAP_FULL, Loss.RING_FULL)  # in the order of enum loss
 
@@ -55,6 +55,7 @@ class Knobs(NamedTuple):
     talk_ns: int
     netns: int
     ephemeral_low: int
+    kept: int
     keep_loopback: bool
     every_socket: bool
     count_udp_connects: bool

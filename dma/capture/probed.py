@@ -16,6 +16,8 @@ from dma.flow import CaptureError, Flow, Loss, Probe
 
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 IPV6 = Path("/proc/sys/net/ipv6")
+KEPT_SHARE = 4
+"""So much of the room for connections may be taken by ended ones, whose places others of the same memory take over."""
 KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
 KPROBE_EVENTS = (Path("/sys/kernel/tracing/kprobe_events"), Path("/sys/kernel/debug/tracing/kprobe_events"))
 
@@ -130,6 +132,7 @@ def knobs_of(plan: Plan, settings: Settings, *, netns: int = 0, every_socket: bo
         talk_ns=settings.talk_ms * 1_000_000,
         netns=netns,
         ephemeral_low=int(PORT_RANGE.read_text().split()[0]),
+        kept=settings.max_connections // KEPT_SHARE,
         keep_loopback=settings.keep_loopback,
         every_socket=every_socket and not plan.peers_by_address,
         count_udp_connects=False,

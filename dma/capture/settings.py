@@ -10,7 +10,7 @@ class Settings:
     max_entries: int = 16384
     """Destinations the kernel's table holds."""
     max_connections: int = 32768
-    """Attempts and open connections that are followed at a time."""
+    """Room for attempts and open connections that are followed; ended ones take up a quarter of it at most."""
     max_peers: int = 4096
     """Connected UDP sockets that are known at a time."""
     patience_ms: int = 1000

@@ -154,6 +154,23 @@ def test_kernel_without_ipv6(
         assert [f.attempts for f in capture.flows()] == [1, 1]
 
 
+def test_ended_connections_leave_room(network: Cable, caller: Caller) -> None:
+    """Three quarters of the room for connections are always to be had, whatever was there before."""
+    target, settings = Target(netns=network.client_netns), Settings(max_connections=8)
+    with (
+        open_capture(target, plan="cgroup", settings=settings) as capture,
+        network.server_socket(socket.SOCK_STREAM, 7348) as server,
+    ):
+        for _ in range(20):
+            caller(f"[start(n, v4, '{SERVER_V4}', 7348) for n in range(6)]")
+            for _ in range(6):
+                server.accept()[0].close()
+            caller("[end(n) for n in range(6)]")
+        ended = settled(capture, SERVER_V4, 7348, lambda f: not f.open)
+        assert capture.losses() == {}
+    assert (ended.attempts, ended.established, ended.pending, ended.failures) == (120, 120, 0, {})
+
+
 def test_more_talks_than_are_followed(network: Cable, caller: Caller) -> None:
     """Connected UDP sockets that there is no room to follow are counted as lost, one by one."""
     target, settings = Target(netns=network.client_netns), Settings(max_peers=4)

@@ -48,7 +48,7 @@ def test_counters() -> None:
 
 def test_knobs() -> None:
     """Each member of struct knobs stands where its Python field is packed to."""
-    zero = (0, 0, 0, 0, False, False, False, False, False)
+    zero = (0, 0, 0, 0, 0, False, False, False, False, False)
     offsets = []
     for index, name in enumerate(Knobs._fields):
         one = Knobs._make((*zero[:index], 1, *zero[index + 1 :]))

@@ -33,7 +33,7 @@ LOOK_UPS = {
     "map_id": "bpf_map_get_fd_by_id",
 }
 KNOBS = Knobs(
-    *(0, 0, 0, 0),
+    *(0, 0, 0, 0, 0),
     keep_loopback=False,
     every_socket=False,
     count_udp_connects=False,
