@@ -76,15 +76,16 @@ def of_bcc(costs: Costs, *, plan: str) -> Iterator[Figure]:
 
 
 def _beside(costs: Costs, kind: str, other: str, *, plan: str, goal: float | None) -> Figure:
-    ratio = costs.ratio(kind, OURS, other)
+    ratio, theirs = costs.ratio(kind, OURS, other), statistics.median(costs.added(kind, other))
     return Figure(
         name=f"{plan}: added to a {COSTLY[kind]}, median ns",
         ours=round(statistics.median(costs.added(kind, OURS))),
-        other=round(statistics.median(costs.added(kind, other))),
+        other=round(theirs),
         other_name=other,
         ratio=round(ratio, 2),
         goal=f"at most {goal:g} times as much" if goal else "",
-        holds=goal is None or ratio <= goal,
+        # Less than nothing is what a loaded machine makes of next to nothing: then nothing is known.
+        holds=goal is None or (theirs > 0 and ratio <= goal),
     )
 
 
