@@ -21,6 +21,7 @@ from idm.settings import Libvirt
 from tests.lab.libvirt import LibvirtLab
 from tests.lab.namespace import run
 from tests.vm.deployed import eventually
+from tests.vm.locked import locked
 
 pytestmark = pytest.mark.vm
 
@@ -211,17 +212,10 @@ def test_a_snapshot_that_an_image_has_lost_is_told(driver: LibvirtDriver, vm_lab
 def test_an_image_in_use_is_told(driver: LibvirtDriver, vm_lab: LibvirtLab) -> None:
     """While another process writes to the image nothing is done; afterwards the same restore succeeds."""
     driver.stop("three", grace_s=0)
-    disk = _disk(vm_lab, "drv-three")
-    with subprocess.Popen(["qemu-io", "-c", "sleep 60000", disk], stdout=subprocess.DEVNULL) as other:
-        try:
-            eventually(
-                lambda: subprocess.run(["qemu-img", "info", disk], capture_output=True).returncode != 0
-            )
-            with pytest.raises(DriverError, match=r"lock.*: end the process that uses it, see fuser$"):
-                driver.restore("three", tag="base")
-            assert driver.instances()["three"].power is Power.STOPPED
-        finally:
-            other.kill()
+    with locked(_disk(vm_lab, "drv-three")):
+        with pytest.raises(DriverError, match=r"lock.*: end the process that uses it, see fuser$"):
+            driver.restore("three", tag="base")
+        assert driver.instances()["three"].power is Power.STOPPED
     driver.restore("three", tag="base")
     assert _shell(driver, "three", "hostname") == "drv-three"
 

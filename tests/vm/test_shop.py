@@ -19,6 +19,7 @@ from tests.examples import shop
 from tests.examples.guarded import GuardedGuests, shop_guests
 from tests.lab.libvirt import LibvirtLab
 from tests.lab.namespace import run
+from tests.vm.locked import locked
 
 pytestmark = [pytest.mark.vm, pytest.mark.kernel]
 
@@ -98,13 +99,8 @@ def _lost(guarded: GuardedGuests, domain: libvirt.virDomain) -> Iterator[None]:
 def _locked(guarded: GuardedGuests, domain: libvirt.virDomain) -> Iterator[None]:
     """Another process writes to the image."""
     domain.destroy()
-    disk = _disk(guarded, domain)
-    with subprocess.Popen(["qemu-io", "-c", "sleep 600000", disk], stdout=subprocess.DEVNULL) as other:
-        try:
-            guarded.until(lambda: _is_locked(disk), within_s=20, what="the image is locked")
-            yield
-        finally:
-            other.kill()
+    with locked(_disk(guarded, domain)):
+        yield
 
 
 @contextmanager
@@ -204,7 +200,3 @@ def _pidfd(process: int) -> Iterator[int]:
 
 def _disk(guarded: GuardedGuests, domain: libvirt.virDomain) -> Path:
     return guarded.place.lab.directory / f"{domain.name()}.qcow2"
-
-
-def _is_locked(disk: Path) -> bool:
-    return subprocess.run(["qemu-img", "info", disk], capture_output=True, check=False).returncode != 0
