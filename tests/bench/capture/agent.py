@@ -122,10 +122,12 @@ def usage(lab: Lab, *, plan: str, seconds: int) -> Usage:
 def _system_calls_per_connection(generator: Generator, pid: int, seconds: int) -> float:
     """What more connections to the same destinations add: each destination is reported once an interval at any rate."""
     counted = []
+    # What counts them takes its time to begin.
+    load_s = SETTLE_S + seconds
     for batch in (BATCH // 4, BATCH):
-        generator.start("tcp", milliseconds=(seconds + 1) * 1000, batch=batch, period_us=PERIOD_US)
+        generator.start("tcp", milliseconds=round(load_s * 1000), batch=batch, period_us=PERIOD_US)
         calls = _system_calls(pid, seconds)
-        counted.append((calls, generator.finish().calls))
+        counted.append((calls, generator.finish().calls * seconds / load_s))
     (few_calls, few), (many_calls, many) = counted
     return (many_calls - few_calls) / (many - few)
 
