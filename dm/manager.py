@@ -113,6 +113,11 @@ class Manager:
         else:
             relaunched = guarded.stack.apply(spec, generations=self.store.generations(spec.name), now_s=now_s)
             guarded.operations.limits = limits
+        if relaunched:
+            # What they told is forgotten; on another stream they tell all of it anew.
+            for queue in guarded.agents.values():
+                offer(queue, None)
+            guarded.agents.clear()
         operation = guarded.operations.current
         if operation is not None and (relaunched or not set(operation.vcds) <= spec.vcds.keys()):
             guarded.operations.relaunched(now_ms=now_ms())

@@ -1,11 +1,12 @@
 """The stacks in service."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from dm.golden import GoldenImage
-from dm.manager import Guarded, Manager, now_ms
+from dm.manager import AgentQueue, Guarded, Manager, now_ms
 from dm.policy import Policy
 from dm.rollback import Limits, Mode, Outcome
 from dm.stack import Spec
@@ -43,3 +44,16 @@ def test_a_declaration_repeated_ends_nothing(tmp_path: Path) -> None:
         manager, guarded = taking_back(store)
         manager.apply(SPEC, LIMITS)
         assert guarded.operations.current is not None
+
+
+def test_agents_that_run_on_tell_all_to_a_new_launch(tmp_path: Path) -> None:
+    """Their streams end, since what they told is forgotten; a declaration that is repeated leaves them alone."""
+    with Store(tmp_path / "dm.sqlite") as store:
+        manager = Manager(store)
+        guarded = manager.apply(SPEC, LIMITS)
+        queue: AgentQueue = asyncio.Queue(1)
+        manager.agent_came(guarded, guarded.stack.vcds["db"], queue)
+        manager.apply(SPEC, LIMITS)
+        assert (queue.empty(), guarded.agents) == (True, {"db": queue})
+        manager.apply(SPEC._replace(launch="second launch"), LIMITS)
+        assert (queue.get_nowait(), guarded.agents) == (None, {})
