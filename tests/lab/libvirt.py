@@ -126,10 +126,11 @@ class LibvirtLab:
         installed in, or it boots, from the ``image`` that is given. Its disk is in ``directory``, or the lab's own.
         """
         host = self.host if directory is None else self.host._replace(directory=directory)
-        spec = GuestSpec(name, IPv4Interface(f"{address}/{self.gateway.network.prefixlen}"), memory_mib)
+        interface = IPv4Interface(f"{address}/{self.gateway.network.prefixlen}")
+        spec = GuestSpec(name, interface, memory_mib, flavour.measured)
         if image is None:
             base = self.image(flavour)
-            kept = self._golden(base, flavour.name, memory_mib, product=product)
+            kept = self._golden(base, flavour, memory_mib, product=product)
             return revive(host, spec, base, kept)
         guest = Guest(host, spec, image)
         guest.boot()
@@ -191,7 +192,7 @@ class LibvirtLab:
         with reaper.stdout:
             return os.pidfd_open(int(reaper.stdout.readline()))
 
-    def _golden(self, image: GuestImage, flavour: str, memory_mib: int, *, product: bool) -> Golden:
+    def _golden(self, image: GuestImage, flavour: Flavour, memory_mib: int, *, product: bool) -> Golden:
         kept = golden(self.store, self.host, image, flavour=flavour, memory_mib=memory_mib)
         if not product:
             return kept

@@ -11,7 +11,7 @@ import libvirt
 
 from tests.lab.namespace import run
 from tests.lab.vm_guest import Guest, GuestSpec, Host
-from tests.lab.vm_image import SITE_PACKAGES, GuestImage, ensure_wheel
+from tests.lab.vm_image import SITE_PACKAGES, Flavour, GuestImage, ensure_wheel
 from tests.lab.vm_store import Store
 
 SNAPSHOT = "golden"
@@ -33,9 +33,9 @@ class Golden(NamedTuple):
     digest: str
 
 
-def golden(store: Store, host: Host, image: GuestImage, *, flavour: str, memory_mib: int) -> Golden:
+def golden(store: Store, host: Host, image: GuestImage, *, flavour: Flavour, memory_mib: int) -> Golden:
     """The store's golden guest of this image, of a flavour, and size, booted once if there is none."""
-    spec = GuestSpec(SNAPSHOT, None, memory_mib)
+    spec = GuestSpec(SNAPSHOT, None, memory_mib, flavour.measured)
 
     def build(target: Path) -> None:
         target.mkdir()
@@ -47,11 +47,11 @@ def golden(store: Store, host: Host, image: GuestImage, *, flavour: str, memory_
 
     made_of = Guest(host._replace(directory=Path("/")), spec, image)
     digest = hashlib.sha256(f"{host.platform()} {made_of.xml()}".encode()).hexdigest()
-    return _golden(store.ensure(f"golden-{flavour}-{memory_mib}", digest, build), digest)
+    return _golden(store.ensure(f"golden-{flavour.name}-{memory_mib}", digest, build), digest)
 
 
 def golden_with_product(
-    store: Store, host: Host, image: GuestImage, base: Golden, *, flavour: str, memory_mib: int
+    store: Store, host: Host, image: GuestImage, base: Golden, *, flavour: Flavour, memory_mib: int
 ) -> Golden:
     """A golden guest with this tree's code and the agent's unit, used once: what it reads of its disk stays in memory.
 
@@ -61,7 +61,8 @@ def golden_with_product(
 
     def build(target: Path) -> None:
         target.mkdir()
-        guest = Guest(host._replace(directory=target), GuestSpec(SNAPSHOT, None, memory_mib), image)
+        spec = GuestSpec(SNAPSHOT, None, memory_mib, flavour.measured)
+        guest = Guest(host._replace(directory=target), spec, image)
         _begin(guest, base)
         guest.install(wheel)
         guest.run("sh", "-c", ENABLE, timeout_s=WARM_S)
@@ -69,7 +70,7 @@ def golden_with_product(
         _keep(guest, base.waiting)
 
     digest = hashlib.sha256(f"{base.digest} {wheel.parent.name} {ENABLE}".encode()).hexdigest()
-    return _golden(store.ensure(f"golden-{flavour}-product-{memory_mib}", digest, build), digest)
+    return _golden(store.ensure(f"golden-{flavour.name}-product-{memory_mib}", digest, build), digest)
 
 
 def revive(host: Host, spec: GuestSpec, image: GuestImage, kept: Golden) -> Guest:

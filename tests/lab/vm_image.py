@@ -51,6 +51,9 @@ class Flavour(NamedTuple):
 
     A ``bare`` one has nothing that the agent needs but Python. A ``cloud`` one is as distributions publish them for
     clouds and for Vagrant; without a disk for it, cloud-init does nothing. ``last`` is run at the end.
+
+    In a ``measured`` one every instruction takes equally long, wherever they are emulated: how long an emulator takes
+    says little of a processor, and less while others use it.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Flavour(NamedTuple):
     bare: bool = False
     cloud: bool = False
     last: str = ""
+    measured: bool = False
 
 
 STOCK = Flavour("stock", shop=True)
@@ -74,7 +78,9 @@ CLOUD_SHOP = CLOUD._replace(
 )
 # What the capture is measured beside.
 BENCH = Flavour(
-    "bench", (*BCC.packages, "bpfcc-tools", "bpftrace", "conntrack", "tcpdump", "kmod", "util-linux")
+    "bench",
+    (*BCC.packages, "bpfcc-tools", "bpftrace", "conntrack", "tcpdump", "kmod", "util-linux"),
+    measured=True,
 )
 
 
