@@ -91,9 +91,14 @@ class Demo:
             too_long = threading.Timer(COMMAND_S, idm.kill)
             too_long.start()
             assert idm.stdout is not None
-            for line in idm.stdout:
-                self.say(f"  idm: {line.rstrip()}")
-            too_long.cancel()
+            try:
+                for line in idm.stdout:
+                    self.say(f"  idm: {line.rstrip()}")
+                idm.wait()
+            finally:
+                # Who interrupts the demo does not reach a session of its own.
+                too_long.cancel()
+                idm.kill()
         if idm.returncode:
             raise DemoError(f"`idm {' '.join(arguments)}` ended with status {idm.returncode}")
 
