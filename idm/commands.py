@@ -151,6 +151,7 @@ def _others_at_work(project: Path) -> bool:
     while vagrant.at_work(project) > 1:
         if time.monotonic() > deadline:
             return True
+        # Locks of others can only be looked at.
         time.sleep(ASK_AGAIN_S)
     return False
 

@@ -57,7 +57,7 @@ class Server:
             if self._process.poll() is not None or time.monotonic() > deadline_s:
                 self.kill()
                 raise LabError(f"{self.url} does not answer: {self._log.read_text()[-2000:]}")
-            time.sleep(LOOK_S)
+            time.sleep(LOOK_S)  # nobody tells that it is ready but its own answer
 
     def kill(self) -> None:
         """What it has not written to its disk is lost."""

@@ -36,7 +36,7 @@ while True:
             connection.recv(64)
     except OSError:
         pass
-    time.sleep(0.2)
+    time.sleep(0.2)  # five calls a second are the guest's whole work
 """
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +35,7 @@ ASK = <<~PROGRAM
           urllib.request.urlopen("http://198.18.40.12:8080/", timeout=2).read()
       except OSError:
           pass
-      time.sleep(0.5)
+      time.sleep(0.5)  # how often it asks is what is learned
 PROGRAM
 
 def service(program)
@@ -85,8 +84,6 @@ def recipe() -> str:
 @pytest.fixture(scope="module")
 def project(vm_lab: LibvirtLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """The machines; destroyed at the end, if they are still there."""
-    if shutil.which("vagrant") is None:
-        pytest.skip("vagrant is not installed: apt-get install vagrant vagrant-libvirt")
     filled = {"BOX": box(vm_lab, CLOUD), "ARGUMENTS": KERNEL_ARGUMENTS, "RECIPE": recipe()}
     text = VAGRANTFILE
     for name, value in filled.items():

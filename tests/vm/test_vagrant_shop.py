@@ -28,8 +28,6 @@ DEADLINE_S = 300
 @pytest.fixture(scope="module")
 def project(vm_lab: LibvirtLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """The sample's own files, and who the shop pays with; the machines are destroyed at the end."""
-    if shutil.which("vagrant") is None:
-        pytest.skip("vagrant is not installed: apt-get install vagrant vagrant-libvirt")
     directory: Path = tmp_path_factory.mktemp("sample") / "vagrant"
     (directory.parent / "examples").symlink_to(ROOT / "examples")
     variables = {

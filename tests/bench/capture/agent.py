@@ -107,11 +107,12 @@ def usage(lab: Lab, *, plan: str, seconds: int) -> Usage:
     """Watch one agent for so long at rest, and for so long at work."""
     with manager() as target, running(lab, plan=plan, target=target) as pid, lab.generator() as generator:
         asyncio.run(_until_heard(target))
-        # Caches are filled, and then, with work, names looked up, of which nobody outside can tell the end.
+        # Caches are filled, of which nobody outside can tell the end.
         time.sleep(SETTLE_S)
         idle = _window(pid, seconds)
         busy_s = SETTLE_S + seconds + 1
         generator.start("tcp", milliseconds=round(busy_s * 1000), batch=BATCH, period_us=PERIOD_US)
+        # With work, names are looked up first.
         time.sleep(SETTLE_S)
         busy = _window(pid, seconds)
         busy = busy._replace(calls_per_s=generator.finish().calls / busy_s)
