@@ -68,6 +68,10 @@ class Consul(Server):
             body["Check"] = {"TTL": "1h", "Status": check}
         self.call("PUT", "/v1/agent/service/register", body)
 
+    def store(self, key: str, value: str) -> None:
+        """Keep a value of up to 500 kB, which the server reads again whenever it starts."""
+        self.call("PUT", f"/v1/kv/{key}", {"value": value})
+
     def deregister(self, address: str, port: int) -> None:
         """Take an instance out."""
         self.call("PUT", f"/v1/agent/service/deregister/{address}:{port}")

@@ -1,7 +1,9 @@
 """Follows a Consul catalogue by blocking queries, so that a change arrives when it is made.
 
 One query waits for the list of services, and one for each service's instances and their health. The first is short,
-and tells by its silence that the server is out of reach; a failure of any begins all of them anew.
+and tells by its silence that the server is out of reach; a failure of any begins all of them anew. All are asked for
+consistent answers: a server that has just started, or become the leader, would else answer from a catalogue that it is
+still reading, and names that are registered would go and come back.
 """
 
 import asyncio
@@ -130,7 +132,7 @@ class _Catalogue:
                     yield place, name
 
     def _query(self, path: str, kind: type[T], *, wait_s: int) -> "_Query[T]":
-        parameters = {"dc": self._datacentre} if self._datacentre else {}
+        parameters = {"consistent": "", **({"dc": self._datacentre} if self._datacentre else {})}
         return _Query(self._site, path, kind, parameters=parameters, wait_s=wait_s)
 
 

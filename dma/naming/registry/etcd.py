@@ -5,6 +5,7 @@ revisions that the watch needs were compacted, as after a long break, all is lis
 """
 
 import asyncio
+from contextlib import aclosing
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -126,18 +127,22 @@ class _Prefix:
         request = {"key": self._start, "range_end": self._end, "start_revision": self._revision + 1}
         body = msgspec.json.encode({"create_request": {**request, "fragment": True}})
         lines = self._site.stream("/v3/watch", body, within_s=PATIENCE_S, headers=self._headers)
-        async for line in lines:
-            news = _decoded(line, _Line).result
-            if news is None or news.canceled:
-                reason = "what it needs was compacted" if news and news.compact_revision else "see etcd's log"
-                raise FeedError(f"etcd ended the watch: {reason}")
-            self._register.heard()
-            for event in news.events:
-                if event.type == "DELETE":
-                    self._forget(event.kv)
-                else:
-                    self._put(event.kv)
+        async with aclosing(lines):
+            async for line in lines:
+                self._take(line)
         raise FeedError("etcd ended the watch: see its log")
+
+    def _take(self, line: bytes) -> None:
+        news = _decoded(line, _Line).result
+        if news is None or news.canceled:
+            reason = "what it needs was compacted" if news and news.compact_revision else "see etcd's log"
+            raise FeedError(f"etcd ended the watch: {reason}")
+        self._register.heard()
+        for event in news.events:
+            if event.type == "DELETE":
+                self._forget(event.kv)
+            else:
+                self._put(event.kv)
 
     async def beat(self) -> NoReturn:
         """Ask what needs the whole cluster's consent."""

@@ -1,11 +1,13 @@
 """The HTTP API of a registry: every answer has a deadline and a bound, and every failure is a :class:`FeedError`."""
 
 import asyncio
+import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakSet
 
 import aiohttp
 
@@ -14,6 +16,7 @@ from dma.naming.registry.hostnames import MachineResolver
 from dma.naming.registry.settings import Access
 
 ANSWER_LIMIT = 16 << 20
+CLOSING_S, CLOSING_LOOK_S = 0.5, 0.001
 _CHUNK = 1 << 16
 _OK, _NOT_MODIFIED = 200, 304
 
@@ -66,7 +69,7 @@ class Site:
 
     async def stream(
         self, path: str, body: bytes, *, within_s: float, headers: Mapping[str, str] | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """The lines of an answer that does not end; it begins ``within_s``."""
         with self._explained(within_s):
             async with asyncio.timeout(within_s):
@@ -122,8 +125,13 @@ async def open_site(
 
     A host name is what it is on the machine whose root directory is given.
     """
+    sockets = _Sockets()
     connector = aiohttp.TCPConnector(
-        limit=0, ssl=_trust(access), resolver=MachineResolver(root), use_dns_cache=False
+        limit=0,
+        ssl=_trust(access),
+        resolver=MachineResolver(root),
+        use_dns_cache=False,
+        socket_factory=sockets.open,
     )
     own = {"Accept-Encoding": "identity", **(headers or {})}
     try:
@@ -138,7 +146,31 @@ async def open_site(
     finally:
         # A server that is out of reach says no farewell.
         await connector.close(abort_ssl=True)
-        await asyncio.sleep(0)
+        await sockets.close()
+
+
+class _Sockets:
+    """Those of one connector: asyncio forgets one whose opening is cancelled just before its TLS handshake begins."""
+
+    def __init__(self) -> None:
+        self._opened: WeakSet[socket.socket] = WeakSet()
+
+    def open(self, info: aiohttp.AddrInfoType) -> socket.socket:
+        """See ``aiohttp.TCPConnector``."""
+        family, kind, protocol, _, _ = info
+        opened = socket.socket(family, kind, protocol)
+        self._opened.add(opened)
+        return opened
+
+    async def close(self) -> None:
+        """Wait until those that are being closed are, and end the forgotten ones."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING_S):
+                while left := [each for each in self._opened if each.fileno() >= 0]:
+                    for forgotten in left:
+                        with suppress(OSError):  # it was never connected
+                            forgotten.shutdown(socket.SHUT_RDWR)
+                    await asyncio.sleep(CLOSING_LOOK_S)  # transports tell nobody but their protocols
 
 
 def read_secret(path: str) -> str:

@@ -14,6 +14,7 @@ from tests.lab.consul import Consul
 from tests.lab.namespace import Namespace
 
 WEB, DATABASE = "198.18.7.1", "198.18.7.2"
+BALLAST = "." * 500_000
 
 
 def test_changes_are_pushed(network: Cable, consul: Consul) -> None:
@@ -62,7 +63,7 @@ def test_a_restart_changes_no_name(network: Cable, consul: Consul) -> None:
     """While the server is down its names stay and failures are counted; after it is back changes arrive again."""
     consul.register("web", WEB, 8080)
     with following(network, ConsulFeed(Settings(url=consul.url))) as names:
-        until(lambda: called(names, WEB, 8080))
+        until(lambda: names.synced and called(names, WEB, 8080))
         names.changed()
         consul.kill()
         until(lambda: names.counters.failures)
@@ -72,6 +73,22 @@ def test_a_restart_changes_no_name(network: Cable, consul: Consul) -> None:
         consul.deregister(WEB, 8080)
         until(lambda: called(names, WEB, 8080) == ())
         assert names.counters.unnamed == 0
+
+
+def test_a_catalogue_that_is_still_being_read_is_not_believed(network: Cable, consul: Consul) -> None:
+    """A server that has much to read answers before it has: nothing that it does not know yet is taken for gone."""
+    for entry in range(40):
+        consul.store(f"ballast/{entry}", BALLAST)
+    consul.register("web", WEB, 8080)
+    with following(network, ConsulFeed(Settings(url=consul.url))) as names:
+        until(lambda: names.synced and called(names, WEB, 8080))
+        names.changed()
+        for _ in range(3):
+            consul.kill()
+            until(lambda: not names.synced)
+            consul.start()
+            until(lambda: names.synced)
+        assert names.changed() == set()
 
 
 def test_names_of_a_registry_that_stays_away_are_dropped(network: Cable, consul: Consul) -> None:

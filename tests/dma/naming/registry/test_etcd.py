@@ -44,7 +44,7 @@ def test_a_restart_changes_no_name(network: Cable, etcd: Etcd) -> None:
     """While the member is down its names stay and failures are counted; after it is back changes arrive again."""
     etcd.put("/services/web/a", f"{WEB}:8080")
     with following(network, EtcdFeed(Settings(urls=(etcd.url,)))) as names:
-        until(lambda: called(names, WEB, 8080))
+        until(lambda: names.synced and called(names, WEB, 8080))
         names.changed()
         etcd.kill()
         until(lambda: names.counters.failures)
