@@ -143,7 +143,8 @@ class Operations:
             suspects=judgement.finding.culprits + judgement.finding.others,
             symptoms=tuple(str(symptom.key) for symptom in judgement.symptoms),
         )
-        refusal = rollback.refuse(vcds, limits, past, now_ms)
+        unrevertible = [why for vcd in vcds if (why := self.stack.vcds[vcd].unrevertible)]
+        refusal = rollback.refuse(vcds, limits, past, now_ms, unrevertible=unrevertible)
         if refusal is None:
             excluded = rollback.tried_snapshots(vcds, past, now_ms)
             operation = msgspec.structs.replace(operation, excluded=excluded)

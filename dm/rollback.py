@@ -91,10 +91,19 @@ class Refusal(NamedTuple):
     final: bool
 
 
-def refuse(vcds: Sequence[str], limits: Limits, past: Iterable[Operation], now_ms: int) -> Refusal | None:
-    """Whether the limits forbid a rollback of these VCDs now."""
+def refuse(
+    vcds: Sequence[str],
+    limits: Limits,
+    past: Iterable[Operation],
+    now_ms: int,
+    *,
+    unrevertible: Sequence[str] = (),
+) -> Refusal | None:
+    """Whether the limits, or reasons why some cannot be taken back at all, forbid a rollback of these VCDs now."""
     if limits.mode is Mode.OBSERVE:
         return Refusal("the mode is observe: nothing is rolled back", final=False)
+    if unrevertible:
+        return Refusal("; ".join(unrevertible), final=True)
     recent = [operation for operation in past if now_ms - operation.decided_ms < ATTEMPTS_WINDOW_MS]
     tried = [
         operation

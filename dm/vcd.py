@@ -55,6 +55,8 @@ class VcdState:
         self.last_loss_s: float | None = None
         self.power = Power.UNKNOWN
         self.incarnation = ""
+        # Why its deployer cannot take it back; empty when it can.
+        self.unrevertible = ""
         self.restarts: deque[float] = deque(maxlen=RESTARTS_FORGIVEN + 1)
         self._adopted = 0
         self._listened: frozenset[Door] = frozenset()

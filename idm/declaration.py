@@ -21,7 +21,7 @@ from dm.v1.stack_pb2 import (
 from dm.v1.stack_pb2 import Power as WirePower
 from idm.driver import Instance, Power
 from idm.journal import Launch
-from idm.manifest import Judge, Manifest, Mode, Rollback
+from idm.manifest import Judge, Manifest, Mode, Rollback, Vcd
 
 MODES: dict[Mode, RollbackMode.ValueType] = {
     Mode.OBSERVE: ROLLBACK_MODE_OBSERVE,
@@ -54,7 +54,7 @@ def declare(manifest: Manifest, *, fingerprint: str, launch: Launch) -> StackSpe
     )
 
 
-def report(instance: Instance) -> InstanceReport:
+def report(instance: Instance, vcd: Vcd) -> InstanceReport:
     """What the manager has to know of an instance. One that was only prepared for its start is no incarnation yet."""
     running = instance.power in (Power.RUNNING, Power.PAUSED)
     incarnation = instance.incarnation if running else ""
@@ -63,7 +63,15 @@ def report(instance: Instance) -> InstanceReport:
         power=POWERS[instance.power],
         incarnation=incarnation,
         reverted=instance.reverted,
+        unrevertible=_unrevertible(instance, vcd),
     )
+
+
+def _unrevertible(instance: Instance, vcd: Vcd) -> str:
+    """An existing domain that is gone has taken its snapshots along, and is for others to make anew."""
+    if instance.power is not Power.ABSENT or not vcd.domain:
+        return ""
+    return f'{vcd.name} has no domain "{vcd.domain}" of its own: idm up adopts it once it is there again'
 
 
 def _judge(judge: Judge) -> JudgePolicy:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from dm.v1.rollback_service_pb2 import Rollback
+from dm.v1.rollback_service_pb2 import InstanceReport, Rollback
 from dm.v1.stack_pb2 import StackSpec
 from dm.v1.stack_service_pb2 import ApplyStackRequest, ApplyStackResponse
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
@@ -68,7 +68,7 @@ class Deployment:
         self.attendant = Attendant(
             stack.deployer(),
             declare=self._declare,
-            reports=lambda: [report(instance) for instance in self.observer.instances.values()],
+            reports=lambda: [self._report(instance) for instance in self.observer.instances.values()],
             carry_out=self.executor.carry_out,
             on_applied=self._on_applied,
             on_rollback=self.on_rollback,
@@ -156,7 +156,10 @@ class Deployment:
 
     def _on_change(self, instance: Instance) -> None:
         self.agents.follow(instance)
-        self.attendant.tell(report(instance))
+        self.attendant.tell(self._report(instance))
+
+    def _report(self, instance: Instance) -> InstanceReport:
+        return report(instance, self.stack.manifest.vcd[instance.vcd])
 
     def _on_applied(self, response: ApplyStackResponse) -> None:
         self.golden = response.golden

@@ -96,6 +96,7 @@ class RollbackService(rollback_service_pb2_grpc.RollbackServiceServicer):
                     case "instance" if request.instance.vcd in guarded.stack.vcds:
                         report = request.instance
                         vcd = guarded.stack.vcds[report.vcd]
+                        vcd.unrevertible = report.unrevertible
                         self._manager.instance(
                             guarded,
                             vcd,

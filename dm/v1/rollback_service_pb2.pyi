@@ -210,6 +210,7 @@ class InstanceReport(_message.Message):
     POWER_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     REVERTED_FIELD_NUMBER: _builtins.int
+    UNREVERTIBLE_FIELD_NUMBER: _builtins.int
     vcd: _builtins.str
     """The VCD."""
     power: _stack_pb2.Power.ValueType
@@ -218,6 +219,8 @@ class InstanceReport(_message.Message):
     """Differs after every start of the instance."""
     reverted: _builtins.bool
     """True when this incarnation goes on from a snapshot that somebody else took the VCD back to."""
+    unrevertible: _builtins.str
+    """Why it cannot be taken back to any snapshot, in one line that ends with what to do; empty when it can."""
     def __init__(
         self,
         *,
@@ -225,10 +228,11 @@ class InstanceReport(_message.Message):
         power: _stack_pb2.Power.ValueType = ...,
         incarnation: _builtins.str = ...,
         reverted: _builtins.bool = ...,
+        unrevertible: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "power", b"power", "reverted", b"reverted", "vcd", b"vcd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "power", b"power", "reverted", b"reverted", "unrevertible", b"unrevertible", "vcd", b"vcd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -169,6 +169,18 @@ def test_a_failed_revert_is_told_apart(desk: Desk) -> None:
     assert desk.store.operations()[0].detail == "the snapshot is missing: run `idm capture`"
 
 
+def test_a_machine_that_cannot_be_taken_back_is_given_up_at_once(desk: Desk) -> None:
+    """No rollback is begun that its deployer would refuse; it is told once, in the deployer's words."""
+    desk.world.stack.vcds["db"].unrevertible = "db is not there: idm up makes it"
+    desk.world.broken.add("db")
+    desk.run(60.0)
+    assert (desk.sent, desk.outcomes()) == ([], [Outcome.GAVE_UP])
+    assert desk.store.operations()[0].detail == "db is not there: idm up makes it"
+    desk.world.stack.vcds["db"].unrevertible = ""
+    desk.run(1.0)
+    assert desk.sent[-1].WhichOneof("action") == "save_evidence"
+
+
 def test_evidence_that_never_comes_does_not_hold_up_the_revert(desk: Desk) -> None:
     """After its deadline the revert is ordered without evidence."""
     desk.world.broken.add("db")

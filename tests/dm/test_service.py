@@ -16,6 +16,7 @@ from dm.v1 import golden_service_pb2 as golden
 from dm.v1 import rollback_service_pb2 as rollback
 from dm.v1 import stack_service_pb2 as stacks
 from tests.dm.peer import DB, DEADLINE_S, Peer, answer, good, next_command, refused, run
+from tests.idm.until import until
 
 
 def test_a_translated_address_is_shown_with_the_machine_behind_it(tmp_path: Path) -> None:
@@ -104,6 +105,27 @@ def test_somebody_elses_revert_is_told_once_and_frees_the_peers(tmp_path: Path) 
             ]
             assert told == ["db"]
             deployer.cancel()
+
+    run(tmp_path, story)
+
+
+def test_what_cannot_be_taken_back_is_known_until_it_can(tmp_path: Path) -> None:
+    """A deployer's reason why counts until its next report of that VCD."""
+
+    async def story(peer: Peer) -> None:
+        await peer.apply()
+        db = peer.manager.stack("pair").stack.vcds["db"]
+        deployer = peer.rollbacks.Attend()
+        await deployer.write(rollback.AttendRequest(attach=rollback.Attach(stack="pair", session="d")))
+
+        async def heard(power: stack_pb2.Power.ValueType, why: str) -> None:
+            report = rollback.InstanceReport(vcd="db", power=power, unrevertible=why)
+            await deployer.write(rollback.AttendRequest(instance=report))
+            await until(lambda: db.unrevertible == why)
+
+        await heard(stack_pb2.POWER_ABSENT, "gone: make it anew")
+        await heard(stack_pb2.POWER_RUNNING, "")
+        deployer.cancel()
 
     run(tmp_path, story)
 
