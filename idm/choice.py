@@ -18,6 +18,11 @@ class Choice:
     manifest: Path
     config: Path | None
 
+    @property
+    def project(self) -> Path:
+        """The directory that the manifest is in, or will be."""
+        return self.manifest.absolute().parent
+
     @contextmanager
     def stack(self) -> Iterator[Stack]:
         """The stack, with its driver open."""

@@ -21,7 +21,9 @@ from idm.down import end_deployer
 from idm.errors import DeployError
 from idm.home import Home, locate
 from idm.lock import holder, lock
+from idm.process import spawn
 from idm.site import bundles
+from idm.supervise import end_child
 from idm.watch import hand_over
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 AGENTS_S, ASK_AGAIN_S = 300.0, 0.5
 IDM_S, INTERRUPT_S = 900.0, 30.0
 TURN_S, LET_GO_S = 600.0, 2.0
+# Who was asked whether to destroy a machine may leave it at that, with Vagrant waiting.
+LATER, LATER_S = "later", 86_400.0
 
 
 @click.command("bundle")
@@ -89,21 +93,24 @@ def adopt_command(choice: Choice, domains: tuple[str, ...], name: str | None, wa
 
 
 @click.command("vagrant")
-@click.argument("when", type=click.Choice(["before", "after"]))
+@click.argument("when", type=click.Choice(["before", "after", "later"]))
 @click.argument("action")
 @click.pass_obj
 def vagrant_command(choice: Choice, when: str, action: str) -> None:
     """Keep guarding the machines of a Vagrant project: for its triggers. ACTION is Vagrant's, such as up or destroy.
 
     The project is the directory of the manifest, which is written when there is none. BEFORE machines are halted,
-    reloaded or destroyed nothing is rolled back any more; AFTER they came or went the stack is brought in line.
+    reloaded or destroyed nothing is rolled back any more; AFTER they came or went the stack is brought in line. LATER
+    waits until Vagrant is at work no more, which may have ended without calling again.
     """
     try:
+        if when == "later":
+            _wait_for_the_end(choice.project)
         with _turn(choice):
             if when == "before":
-                _leave(choice)
+                _leave(choice, action)
             else:
-                _follow(choice, ending=action == "destroy")
+                _follow(choice, ending=when == "later" or action == "destroy")
     except KeyboardInterrupt as e:
         raise DeployError("interrupted: vagrant up goes on from here") from e
 
@@ -117,18 +124,34 @@ def _turn(choice: Choice) -> Iterator[None]:
         yield
 
 
-def _leave(choice: Choice) -> None:
+def _leave(choice: Choice, action: str) -> None:
     if choice.manifest.exists() and holder((home := _home(choice)).deployer_lock) is not None:
         end_deployer(home)
         click.echo("nothing is rolled back until vagrant has brought all machines back")
+        # Where its locks are not seen, nobody could tell that it is done.
+        if vagrant.at_work(choice.project):
+            end_child(home.run, LATER, grace_s=LET_GO_S)
+            spawn(home.run, LATER, _line(choice, "vagrant", "later", action)).close()
+
+
+def _wait_for_the_end(project: Path) -> None:
+    """Wait until Vagrant is at work on none of the machines, nor about to go on with another one."""
+    began = busy = time.monotonic()
+    while (now := time.monotonic()) - busy < LET_GO_S:
+        if vagrant.at_work(project):
+            busy = now
+        if now - began > LATER_S:
+            raise DeployError("vagrant has been at work for a day: idm watch guards the machines again")
+        # Locks of others can only be looked at.
+        time.sleep(ASK_AGAIN_S)
 
 
 def _follow(choice: Choice, *, ending: bool) -> None:
-    if not ending and _others_at_work(choice.manifest.absolute().parent):
+    if not ending and _others_at_work(choice.project):
         click.echo("vagrant is at work on other machines: guarded when these are done, too")
         return
     with _hypervisor(choice) as hypervisor:
-        created = vagrant.machines(choice.manifest.absolute().parent)
+        created = vagrant.machines(choice.project)
         domains = sorted(filter(None, map(hypervisor.name_of, created.values())))
         step = vagrant.follow(_view(choice, hypervisor, domains), ending=ending)
         if step.say:
@@ -193,7 +216,7 @@ def _draft(
     if silent and wait_s:
         raise DeployError(f"no guest agent answers in {silent[0]}: install and start qemu-guest-agent there")
     found = libvirt_found.running(hypervisor, domains)
-    stack = name or label(choice.manifest.absolute().parent.name)
+    stack = name or label(choice.project.name)
     return draft(stack, found, libvirt_found.places(hypervisor, found))
 
 
@@ -210,11 +233,16 @@ def _home(choice: Choice) -> Home:
     return locate(declared.stack.name, list(declared.vcd), state=Path(state.directory), run=Path(state.run))
 
 
-def _idm(choice: Choice, command: str) -> None:
-    """Run another command on this stack; its words are its own."""
+def _line(choice: Choice, *command: str) -> list[str]:
+    """Another command on this stack."""
     line = [sys.executable, "-P", "-m", "idm", "--file", str(choice.manifest.absolute())]
     line += ["--config", str(choice.config.absolute())] if choice.config is not None else []
-    with subprocess.Popen([*line, command], stdin=subprocess.DEVNULL) as child:
+    return [*line, *command]
+
+
+def _idm(choice: Choice, command: str) -> None:
+    """Run it; its words are its own."""
+    with subprocess.Popen(_line(choice, command), stdin=subprocess.DEVNULL) as child:
         try:
             status = child.wait(IDM_S)
         except subprocess.TimeoutExpired as e:

@@ -1,10 +1,13 @@
 """Commands about machines that are there already, against libvirt's own test hypervisor."""
 
+import asyncio
 import fcntl
 import hashlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import libvirt
@@ -13,7 +16,9 @@ from click.testing import CliRunner, Result
 
 from idm import manifest
 from idm.cli import main
+from idm.process import find
 from idm.vagrant import NOBODY
+from tests.idm.until import until
 
 URI = "test:///default"
 NOBODYS_ID = 65534
@@ -28,6 +33,11 @@ DOMAIN = """
 {channel}</devices></domain>
 """
 CHANNEL = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+DEPLOYER = """
+import sys; from pathlib import Path; from idm.lock import lock
+with lock(Path(sys.argv[1]), purpose="deploys"):
+    print(flush=True); sys.stdin.read()
+"""
 UUIDS = {f"proj_{name}": f"00000000-0000-0000-0000-00000000000{n}" for n, name in enumerate(("a", "b"), 1)}
 
 
@@ -70,6 +80,19 @@ def idm(hypervisor: libvirt.virConnect, tmp_path: Path) -> Idm:
     return Idm(tmp_path)
 
 
+@contextmanager
+def at_work(project: Path, home: Path, *machines: str) -> Iterator[None]:
+    """Hold what Vagrant holds while it is at work on machines."""
+    (home / "data").mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        for name in machines:
+            (project / ".vagrant" / "machines" / name).mkdir(parents=True)
+            digest = hashlib.md5(f"{project}{project}/.vagrant{name}".encode()).hexdigest()
+            lock = held.enter_context((home / "data" / f"lock.machine-action-{digest}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def test_domains_that_run_are_adopted(idm: Idm) -> None:
     """A pattern names them; the manifest has them with their addresses, belongs to the project, and is never lost."""
     if os.geteuid() == 0:
@@ -110,14 +133,7 @@ def test_machines_that_come_up_side_by_side_are_left_to_the_last(
 ) -> None:
     """As long as Vagrant is at work on another machine than the one that it calls for, nothing is done."""
     monkeypatch.setenv("VAGRANT_HOME", str(tmp_path / "home"))
-    project, locks = idm.manifest.parent, tmp_path / "home" / "data"
-    locks.mkdir(parents=True)
-    with ExitStack() as held:
-        for name in ("a", "b"):
-            (project / ".vagrant" / "machines" / name).mkdir(parents=True)
-            digest = hashlib.md5(f"{project}{project}/.vagrant{name}".encode()).hexdigest()
-            lock = held.enter_context((locks / f"lock.machine-action-{digest}.lock").open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with at_work(idm.manifest.parent, tmp_path / "home", "a", "b"):
         said = idm("vagrant", "after", "up").output
         assert said == "vagrant is at work on other machines: guarded when these are done, too\n"
     assert idm("vagrant", "after", "up").output == f"{NOBODY}\n"
@@ -129,3 +145,32 @@ def test_machines_that_are_not_there_any_more_are_told(idm: Idm) -> None:
     idm.manifest.write_text(idm.manifest.read_text().replace('"proj_b"', '"proj_gone"'))
     said = idm("vagrant", "after", "up")
     assert (said.exit_code, said.output) == (0, "proj_gone is not there: nothing is guarded\n")
+
+
+def test_machines_that_vagrant_left_alone_are_guarded_again(idm: Idm, tmp_path: Path) -> None:
+    """Once it is at work no more, somebody is to attend to a stack that is up; this hypervisor can save no machines."""
+    assert idm("adopt", "proj_*").exit_code == 0
+    (tmp_path / "run" / "project").mkdir(parents=True)
+    assert idm("vagrant", "later", "destroy").stderr.startswith("idm: the watch does not get ready: ")
+
+
+def test_what_vagrant_leaves_is_looked_at_when_it_is_done(
+    idm: Idm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever attends to the stack is ended, and another process waits; these machines are gone by then."""
+    monkeypatch.setenv("VAGRANT_HOME", str(tmp_path / "home"))
+    assert idm("adopt", "proj_*").exit_code == 0
+    run = tmp_path / "run" / "project"
+    run.mkdir(parents=True)
+    with at_work(idm.manifest.parent, tmp_path / "home", "a"):
+        with subprocess.Popen(
+            [sys.executable, "-c", DEPLOYER, run / "idm.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as deployer:
+            assert deployer.stdout is not None
+            deployer.stdout.readline()
+            said = idm("vagrant", "before", "destroy").output
+        assert said == "nothing is rolled back until vagrant has brought all machines back\n"
+        found = find(run, "later")
+        assert found
+    found[1].close()
+    asyncio.run(until(lambda: not run.exists(), timeout_s=30))

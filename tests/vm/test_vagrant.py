@@ -9,6 +9,7 @@ import libvirt
 import pytest
 
 from idm import manifest
+from idm.lock import holder
 from tests.lab.libvirt import LibvirtLab
 from tests.lab.namespace import LabError
 from tests.lab.vagrant import Project, box, traces
@@ -258,6 +259,17 @@ def test_a_machine_that_is_reloaded_is_waited_for(idm: Idm, project: Project) ->
     assert said.index("nothing is rolled back until vagrant") < said.index("attends to the stack")
     eventually(lambda: whole(idm), within_s=DEADLINE_S)
     assert idm("history") == rollbacks
+
+
+def test_machines_that_nobody_says_to_destroy_stay_guarded(
+    idm: Idm, project: Project, vm_lab: LibvirtLab
+) -> None:
+    """Vagrant asks, and ends when it gets no answer, without telling us; the stack is attended to again by then."""
+    lock = vm_lab.directory / "idm" / STACK / "idm.lock"
+    with pytest.raises(LabError, match="TTY"):
+        project.vagrant("destroy", "alpha")
+    eventually(lambda: holder(lock) is not None, within_s=DEADLINE_S)
+    eventually(lambda: whole(idm), within_s=DEADLINE_S)
 
 
 def test_a_machine_that_does_not_boot_disturbs_nobody(
