@@ -1,10 +1,11 @@
 """The sockets of this network namespace, by the kernel's socket diagnostics."""
 
 import errno
+import math
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -16,11 +17,12 @@ from dma.netlink import Netlink, NetlinkError, attributes
 # linux/sock_diag.h and linux/inet_diag.h
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
-INET_DIAG_CGROUP_ID = 21
+INET_DIAG_INFO, INET_DIAG_CGROUP_ID = 2, 21
 REQUEST = struct.Struct("=BBBxI48s")  # family, protocol, extensions, states, socket identity
 MESSAGE = struct.Struct("=BBxx48s16xI")  # family, state, socket identity, inode
 IDENTITY = struct.Struct("!HH16s16s12x")  # local port, remote port, local address, remote address
 CGROUP = struct.Struct("=Q")
+LAST_ACK_MS = struct.Struct("=56xI")  # struct tcp_info up to tcpi_last_ack_recv
 
 # include/net/tcp_states.h; a UDP socket that is not connected is in CLOSE.
 ESTABLISHED, SYN_SENT, CLOSE, LISTEN = 1, 2, 7, 10
@@ -56,18 +58,28 @@ class Listener(NamedTuple):
 def connections(transport: Transport = Transport.TCP) -> Iterator[Connection]:
     """Every one of a transport; raises :class:`NetlinkError`."""
     for family, identity, inode, rest in _dump(transport, ESTABLISHED):
-        local_port, port, _local, remote = IDENTITY.unpack(identity)
-        cgroup = next((value for kind, value in attributes(rest) if kind == INET_DIAG_CGROUP_ID), bytes(8))
-        yield Connection(
-            transport,
-            local_port,
-            _address(family, remote),
-            port,
-            family,
-            identity,
-            CGROUP.unpack(cgroup)[0],
-            inode,
-        )
+        yield _connection(transport, family, identity, inode, dict(attributes(rest)))
+
+
+def unanswered() -> Iterator[tuple[Connection, float]]:
+    """Every TCP connection, and since how many milliseconds its other end has acknowledged nothing.
+
+    Infinite where the kernel does not say. Raises :class:`NetlinkError`.
+    """
+    for family, identity, inode, rest in _dump(Transport.TCP, ESTABLISHED, extension=INET_DIAG_INFO):
+        said = dict(attributes(rest))
+        info = said.get(INET_DIAG_INFO, b"")
+        known = len(info) >= LAST_ACK_MS.size
+        silent_ms = LAST_ACK_MS.unpack_from(info)[0] if known else math.inf
+        yield _connection(Transport.TCP, family, identity, inode, said), silent_ms
+
+
+def _connection(
+    transport: Transport, family: int, identity: bytes, inode: int, said: Mapping[int, bytes]
+) -> Connection:
+    local_port, port, _local, remote = IDENTITY.unpack(identity)
+    (cgroup,) = CGROUP.unpack(said.get(INET_DIAG_CGROUP_ID, bytes(8)))
+    return Connection(transport, local_port, _address(family, remote), port, family, identity, cgroup, inode)
 
 
 def own_inodes() -> frozenset[int]:
@@ -123,11 +135,12 @@ def _request(connection: Connection) -> bytes:
     return REQUEST.pack(family, transport, 0, 1 << ESTABLISHED, connection.identity)
 
 
-def _dump(transport: Transport, state: int) -> Iterator[tuple[int, bytes, int, bytes]]:
+def _dump(transport: Transport, state: int, *, extension: int = 0) -> Iterator[tuple[int, bytes, int, bytes]]:
     """Family, identity, inode and attributes of the sockets in a state; IPv6 sockets hold IPv4-mapped addresses too."""
+    extensions = 1 << (extension - 1) if extension else 0
     with Netlink(NETLINK_SOCK_DIAG) as netlink:
         for wanted in (socket.AF_INET, socket.AF_INET6):
-            request = REQUEST.pack(wanted, transport.value, 0, 1 << state, bytes(48))
+            request = REQUEST.pack(wanted, transport.value, extensions, 1 << state, bytes(48))
             for message in netlink.dump(SOCK_DIAG_BY_FAMILY, request):
                 family, _state, identity, inode = MESSAGE.unpack_from(message)
                 yield family, identity, inode, message[MESSAGE.size :]

@@ -1,5 +1,6 @@
 """Connections older than the capture."""
 
+import time
 from collections.abc import Callable
 from ipaddress import ip_address
 from socket import SOCK_STREAM, create_connection
@@ -12,7 +13,8 @@ from dma.capture.target import Target
 from dma.existing import ExistingConnections, find_existing
 from dma.flow import Capture, Transport
 from dma.presence import addresses, listeners
-from dma.reconnect import destroy_connections
+from dma.reconnect import ALIVE_MS, destroy_connections
+from dma.sockets import unanswered
 from tests.dma.capture.lab import (
     CLIENT_V4,
     CLIENT_V6,
@@ -129,8 +131,18 @@ def test_presence_is_of_the_namespace(network: Cable, caller: Caller) -> None:
     assert offered == [("TCP", "0.0.0.0", 7001), ("UDP", "::", 7002)]
 
 
+def wait_for_silence(network: Cable) -> None:
+    """Until all connections of the client have been without an answer for a while."""
+    deadline = time.monotonic() + 5
+    while in_client(network, lambda: min(silent_ms for _, silent_ms in unanswered())) < ALIVE_MS:
+        assert time.monotonic() < deadline
+
+
 def test_destroyed_connections_end_at_both_sides(network: Cable, caller: Caller) -> None:
-    """Only connections to the named address end: aborted for their holder, reset for their peer."""
+    """Only connections to the named address end, and none that was answered just now.
+
+    They are aborted for their holder, and reset for their peer.
+    """
     with network.server_socket(SOCK_STREAM) as server:
         port = server.getsockname()[1]
         server.settimeout(5)
@@ -138,7 +150,10 @@ def test_destroyed_connections_end_at_both_sides(network: Cable, caller: Caller)
         doomed, _ = server.accept()
         caller(f"start('spared', v6, '{SERVER_V6}', {port})")
         spared, _ = server.accept()
-        with doomed, spared:
+        wait_for_silence(network)
+        caller(f"start('fresh', v4, '{SERVER_V4}', {port})")
+        fresh, _ = server.accept()
+        with doomed, spared, fresh:
             count = in_client(network, lambda: destroy_connections({ip_address(SERVER_V4)}))
             assert count == 1
             assert "103" in caller("x['doomed'].getsockopt(1, 4)")  # SO_ERROR is ECONNABORTED
@@ -147,3 +162,5 @@ def test_destroyed_connections_end_at_both_sides(network: Cable, caller: Caller)
                 doomed.recv(1)
             spared.send(b"x")
             assert caller("select.select([x['spared']], [], [], 5) and x['spared'].recv(1)") == "b'x'"
+            fresh.send(b"y")
+            assert caller("select.select([x['fresh']], [], [], 5) and x['fresh'].recv(1)") == "b'y'"
