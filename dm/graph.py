@@ -113,6 +113,10 @@ class LiveGraph:
         for edge in self._outbound.get(vcd, {}).values():
             edge.restart()
             self._changed(edge)
+        self.pardon(vcd)
+
+    def pardon(self, vcd: str) -> None:
+        """Failures of calls to a VCD until now say nothing about it."""
         for edge in self._inbound.get(vcd, {}).values():
             edge.forgive()
             self._changed(edge)

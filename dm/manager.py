@@ -155,19 +155,38 @@ class Manager:
         return image
 
     def instance(
-        self, guarded: Guarded, vcd: VcdState, power: Power, incarnation: str, *, reverted: bool = False
+        self,
+        guarded: Guarded,
+        vcd: VcdState,
+        power: Power,
+        incarnation: str,
+        *,
+        reverted: bool = False,
+        held: str = "",
     ) -> None:
-        """A deployer said what an instance does; one that is ``reverted`` was taken back by somebody else."""
+        """A deployer said what an instance does.
+
+        One that is ``reverted`` was taken back by somebody else, one that is ``held`` is still in his hands.
+        """
         surprise = reverted and bool(vcd.incarnation) and guarded.reverted.get(vcd.name) != incarnation
         operation = guarded.operations.current
         expected = operation is not None and vcd.name in operation.vcds and operation.phase in _TAKING_BACK
-        before = vcd.power
-        restarted = guarded.stack.instance(vcd, power, incarnation, expected=expected, now_s=time.monotonic())
+        before = vcd.power, vcd.held
+        restarted = guarded.stack.instance(
+            vcd,
+            power,
+            incarnation,
+            expected=expected,
+            now_s=time.monotonic(),
+            held=held,
+            reverted=surprise,
+        )
         if restarted:
             self.store.put_generation(guarded.stack.spec.name, vcd.name, vcd.generation)
             guarded.welcome(vcd)
-        if restarted or power is not before:
+        if restarted or (power, held) != before:
             what = f"{vcd.name} is {power}" + (" again, started anew" if restarted else "")
+            what += f", and {held}" if held else ""
             self._tell_of(guarded, "instance", what, vcd=vcd.name)
         if reverted:
             guarded.reverted[vcd.name] = incarnation

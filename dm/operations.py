@@ -62,6 +62,8 @@ class Operations:
         match operation.phase:
             case Phase.APPROVAL | Phase.EVIDENCE if judgement.verdict is Verdict.OK and not operation.manual:
                 self._end(operation, Outcome.CANCELLED, "the stack recovered by itself", now_ms)
+            case Phase.APPROVAL | Phase.EVIDENCE if held := self._held(operation):
+                self._end(operation, Outcome.CANCELLED, held, now_ms)
             case Phase.EVIDENCE if waited_ms > EVIDENCE_MS:
                 self._revert(operation, "no evidence: the deployer did not answer in time", now_ms)
             case Phase.REVERT if waited_ms > REVERT_MS:
@@ -109,7 +111,9 @@ class Operations:
         operation = self.current
         if operation is None or result.operation != operation.id or result.token != operation.token:
             return
-        if operation.phase is Phase.EVIDENCE:
+        if operation.phase is Phase.EVIDENCE and (held := self._held(operation)):
+            self._end(operation, Outcome.CANCELLED, held, now_ms)
+        elif operation.phase is Phase.EVIDENCE:
             said = f"no evidence: {result.problem}" if result.problem else f"evidence in {result.evidence}"
             self._revert(operation, said, now_ms)
         elif operation.phase is Phase.REVERT and result.problem:
@@ -187,6 +191,11 @@ class Operations:
             )
         elif now_ms >= operation.verify_by_ms:
             self._end(operation, Outcome.STILL_BAD, "; ".join(judgement.reasons[:3]), now_ms)
+
+    def _held(self, operation: Operation) -> str:
+        """Which of them came into somebody's hands since the decision, unless a person decided; empty for none."""
+        states = [] if operation.manual else [self.stack.vcds[name] for name in operation.vcds]
+        return "; ".join(f"{vcd.name} {vcd.held}" for vcd in states if vcd.held)
 
     def _revert(self, operation: Operation, evidence: str, now_ms: int) -> None:
         self._go(rollback.revert(operation, token=self._token(), evidence=evidence), now_ms)

@@ -153,26 +153,40 @@ class Stack:
         self._see(vcd, None, now_s)
 
     def instance(
-        self, vcd: VcdState, power: Power, incarnation: str, *, expected: bool, now_s: float
+        self,
+        vcd: VcdState,
+        power: Power,
+        incarnation: str,
+        *,
+        expected: bool,
+        now_s: float,
+        held: str = "",
+        reverted: bool = False,
     ) -> bool:
         """A deployer said what an instance does; true when it started anew.
 
         A restart begins the VCD's launch again: its own edges and those to it are due as they were after the launch.
-        One that keeps restarting is forgiven a few times only; ``expected`` ones, our own doing, always.
+        One that keeps restarting is forgiven a few times only; always forgiven are ``expected`` ones, our own doing,
+        and those by hand: of one that was ``reverted`` just now, or that somebody else held. So is the mere pause of
+        one that goes on out of somebody's hands (see :class:`VcdState` for ``held``).
         """
-        before = vcd.power
-        restarted = vcd.instance(power, incarnation)
-        if power is not before:
+        before = vcd.power, vcd.held
+        restarted = vcd.instance(power, incarnation, held=held)
+        if before != (power, held):
             self._changed(vcd)
-        if not restarted:
-            self._judge_touched(now_s)
-            return False
-        vcd.pending_table = set()
-        if vcd.is_forgiven(now_s) or expected:
+        by_hand = reverted or bool(before[1])
+        if restarted:
+            vcd.pending_table = set()
+            if by_hand or vcd.is_forgiven(now_s) or expected:
+                vcd.started_s = now_s
+                self.graph.restart(vcd.name, now_s=now_s)
+            self._see(vcd, None, now_s)
+        elif by_hand and not held:
             vcd.started_s = now_s
-            self.graph.restart(vcd.name, now_s=now_s)
-        self._see(vcd, None, now_s)
-        return True
+            self.graph.pardon(vcd.name)
+            self._changed(vcd)
+        self._judge_touched(now_s)
+        return restarted
 
     def judge(self, *, now_s: float) -> Judgement:
         """The verdict now."""

@@ -54,6 +54,7 @@ class VcdState:
         self.losses: dict[str, int] = {}
         self.last_loss_s: float | None = None
         self.power = Power.UNKNOWN
+        self.held = ""
         self.incarnation = ""
         # Why its deployer cannot take it back; empty when it can.
         self.unrevertible = ""
@@ -79,12 +80,12 @@ class VcdState:
     @property
     def doubtful(self) -> bool:
         """Whether it is not wholly seen, or not up."""
-        return self.seen_since_s is None or bool(self.missing_probes) or self.power in DOWN
+        return self.seen_since_s is None or bool(self.missing_probes or self.held) or self.power in DOWN
 
     @property
     def source(self) -> Source:
         """What its own edges are judged by."""
-        over = f"{self.name} is {self.power}" if self.power in OVER else ""
+        over = f"{self.name} is {self.power}" if self.power in OVER and not self.held else ""
         return Source(self.started_s, self.seen_since_s, self._deaf, over)
 
     def listen(self, listeners: frozenset[Door], *, now_s: float) -> tuple[bool, frozenset[Door]]:
@@ -108,9 +109,12 @@ class VcdState:
             return f"the agent of {self.name} lost events lately: what is missing may only be unseen"
         return ""
 
-    def instance(self, power: Power, incarnation: str) -> bool:
-        """Take in what its instance does; true when it started anew, which raises the generation."""
-        self.power = power
+    def instance(self, power: Power, incarnation: str, *, held: str = "") -> bool:
+        """Take in what its instance does; true when it started anew, which raises the generation.
+
+        One that is ``held`` is in somebody else's hands, and the text says how, as it follows the name.
+        """
+        self.power, self.held = power, held
         restarted = bool(self.incarnation and incarnation and incarnation != self.incarnation)
         self.incarnation = incarnation or self.incarnation
         self.generation += restarted
@@ -126,6 +130,8 @@ class VcdState:
 
     def why_down(self, now_s: float) -> str:
         """Why it cannot be all right, whatever its connections say; empty when it can."""
+        if self.held:
+            return self.held
         if self.power in DOWN:
             return f"is {self.power}"
         recent = sum(now_s - restart_s < RESTART_WINDOW_S for restart_s in self.restarts)

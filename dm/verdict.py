@@ -87,6 +87,10 @@ class Judge:
             reasons = (f"{symptom.key}: {symptom.judged.reason}" for symptom in found)
             return Judgement(verdict, (*because, *reasons), share, shares, finding, found, self._fault_s)
 
+        if held := _held(view, found, finding):
+            # Once nobody holds it any more, what still deviates is confirmed anew.
+            self.acquit()
+            return judgement(Verdict.INCONCLUSIVE, f"{'; '.join(held)}: nothing is rolled back meanwhile")
         if self._over_since_s is None:
             return judgement(Verdict.DEGRADED, "the deviation is below the thresholds")
         if self.confirmed_in_s(policy.confirm_s, now_s=now_s) is not None:
@@ -128,6 +132,14 @@ def _judge_whole(view: View) -> Judgement:
     return Judgement(Verdict.OK, ("every golden edge is as it should be",), share, shares)
 
 
+def _held(view: View, found: Sequence[Symptom], finding: Finding) -> list[str]:
+    """Who of those that the symptoms are about is in somebody's hands, and how."""
+    about = {end for symptom in found for end in (symptom.key.source, symptom.key.target)}
+    about |= {suspect.name for suspect in finding.culprits}
+    held = (vcd for vcd in view.doubtful.values() if vcd.held and vcd.name in about)
+    return [f"{vcd.name} {vcd.held}" for vcd in held]
+
+
 def _doubt_of(view: View, found: Sequence[Symptom], now_s: float) -> str:
     """Why the symptoms do not suffice for an action, if they do not: one that is solid is enough."""
     doubts = [_doubt_of_one(view, symptom, now_s) for symptom in found]
@@ -154,6 +166,8 @@ def _doubts(view: View) -> list[str]:
     for vcd in vcds:
         if vcd.missing_probes:
             doubts.append(f"the agent of {vcd.name} lacks {', '.join(vcd.missing_probes)}")
-        if vcd.power in DOWN:
+        if vcd.held:
+            doubts.append(f"{vcd.name} {vcd.held}")
+        elif vcd.power in DOWN:
             doubts.append(f"{vcd.name} is {vcd.power}, and nothing calls on it")
     return doubts

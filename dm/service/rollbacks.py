@@ -103,6 +103,7 @@ class RollbackService(rollback_service_pb2_grpc.RollbackServiceServicer):
                             wire.power(report.power),
                             report.incarnation,
                             reverted=report.reverted,
+                            held=wire.text(report.held),
                         )
                     case "result":
                         self._manager.result(guarded, request.result)

@@ -211,6 +211,7 @@ class InstanceReport(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     REVERTED_FIELD_NUMBER: _builtins.int
     UNREVERTIBLE_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     vcd: _builtins.str
     """The VCD."""
     power: _stack_pb2.Power.ValueType
@@ -221,6 +222,10 @@ class InstanceReport(_message.Message):
     """True when this incarnation goes on from a snapshot that somebody else took the VCD back to."""
     unrevertible: _builtins.str
     """Why it cannot be taken back to any snapshot, in one line that ends with what to do; empty when it can."""
+    held: _builtins.str
+    """What somebody else is doing with the instance, so that nothing may be rolled back for it, as it follows its name:
+    "is being taken back to a snapshot". Empty means nothing.
+    """
     def __init__(
         self,
         *,
@@ -229,10 +234,11 @@ class InstanceReport(_message.Message):
         incarnation: _builtins.str = ...,
         reverted: _builtins.bool = ...,
         unrevertible: _builtins.str = ...,
+        held: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "power", b"power", "reverted", b"reverted", "unrevertible", b"unrevertible", "vcd", b"vcd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "incarnation", b"incarnation", "power", b"power", "reverted", b"reverted", "unrevertible", b"unrevertible", "vcd", b"vcd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -120,6 +120,21 @@ def test_a_verdict_of_ok_alone_is_no_recovery(desk: Desk) -> None:
     assert desk.outcomes() == [Outcome.RECOVERED]
 
 
+def test_a_machine_that_somebody_takes_in_hand_is_left_to_him(desk: Desk) -> None:
+    """Whoever begins to work on it while evidence is saved keeps it, unless a person asked for the rollback."""
+    how = "was taken back to a snapshot and stands still: virsh resume it"
+    desk.world.broken.add("db")
+    desk.run(5.0)
+    desk.world.hold("db", how)
+    desk.answer(evidence="/evidence")
+    assert [command.WhichOneof("action") for command in desk.sent] == ["save_evidence"]
+    assert desk.outcomes() == [Outcome.CANCELLED]
+    assert desk.store.operations()[0].detail == f"db {how}"
+    desk.operations.request(["db"], now_ms=desk.now_ms())
+    desk.answer(evidence="/evidence")
+    assert desk.sent[-1].WhichOneof("action") == "revert"
+
+
 def test_a_stack_that_recovers_while_evidence_is_saved_is_left_alone(desk: Desk) -> None:
     """What the deployer answers then leads to no revert."""
     desk.world.broken.add("db")

@@ -130,6 +130,41 @@ def test_what_cannot_be_taken_back_is_known_until_it_can(tmp_path: Path) -> None
     run(tmp_path, story)
 
 
+def test_who_takes_a_machine_back_and_holds_it_is_told_once(tmp_path: Path) -> None:
+    """Peers drop their connections when it is taken back, and once more when it goes on."""
+
+    async def story(peer: Peer) -> None:
+        await peer.apply()
+        async with peer.agent("web") as web, peer.agent("db"):
+            deployer = peer.rollbacks.Attend()
+            await deployer.write(rollback.AttendRequest(attach=rollback.Attach(stack="pair", session="d")))
+            running, paused = stack_pb2.POWER_RUNNING, stack_pb2.POWER_PAUSED
+            for power, incarnation, reverted, held in (
+                (running, "one", False, ""),
+                (paused, "two", False, "is being started or taken back"),
+                (paused, "two", True, "was taken back"),
+                (running, "two", True, ""),
+            ):
+                report = rollback.InstanceReport(
+                    vcd="db", power=power, incarnation=incarnation, reverted=reverted, held=held
+                )
+                await deployer.write(rollback.AttendRequest(instance=report))
+            for _ in range(2):
+                assert list((await web.read()).reconnect.addresses) == [DB]
+            request = stacks.WatchEventsRequest(stack="pair", past=100)
+            told = [item.event async for item in peer.stacks.WatchEvents(request, timeout=DEADLINE_S)]
+            assert [event.vcd for event in told if event.kind == "external rollback"] == ["db"]
+            assert [event.message for event in told if event.kind == "instance"] == [
+                "db is running",
+                "db is paused again, started anew, and is being started or taken back",
+                "db is paused, and was taken back",
+                "db is running",
+            ]
+            deployer.cancel()
+
+    run(tmp_path, story)
+
+
 def test_an_agent_of_an_older_generation_is_not_heard(tmp_path: Path) -> None:
     """An agent brought back by a memory snapshot is told its generation; until it takes it on nothing counts."""
 

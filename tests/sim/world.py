@@ -142,6 +142,21 @@ class World:
             self.stack.instance(self.vcd(name), Power.RUNNING, one, expected=False, now_s=self.now_s)
         self.connect(name)
 
+    def hold(self, name: str, how: str, *, incarnation: str = "first") -> None:
+        """Somebody takes the machine in hand, so that it does nothing and nobody reaches it."""
+        self.isolated.add(name)
+        self.silent.add(name)
+        held = self.vcd(name)
+        self.stack.instance(held, Power.PAUSED, incarnation, expected=False, now_s=self.now_s, held=how)
+
+    def let_go(self, name: str, *, incarnation: str = "first") -> None:
+        """He lets it go on: where it was, or as another incarnation."""
+        self.isolated.discard(name)
+        self.silent.discard(name)
+        vcd = self.vcd(name)
+        if self.stack.instance(vcd, Power.RUNNING, incarnation, expected=False, now_s=self.now_s):
+            self.connect(name)
+
     def switch_off(self, name: str) -> None:
         """The deployer says that the machine does not run."""
         self.stack.instance(self.vcd(name), Power.STOPPED, "", expected=False, now_s=self.now_s)

@@ -1,0 +1,80 @@
+"""Machines in somebody else's hands: taken back, saved or held past the deployer, who says so."""
+
+from dm.vcd import Power
+from dm.verdict import Verdict
+from tests.dm.test_stack import healthy
+
+BACK = "was taken back to a snapshot and stands still: virsh resume it"
+SAVED = "is being saved"
+
+
+def test_a_machine_that_is_held_is_never_taken_back() -> None:
+    """However long nobody can reach it, the verdict says whose it is, and another incarnation gets time to come up."""
+    world = healthy()
+    since_s = world.now_s
+    world.hold("db", BACK)
+    judgement = world.run(120.0)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert judgement.reasons[0] == f"db {BACK}: nothing is rolled back meanwhile"
+    world.let_go("db", incarnation="second")
+    world.run(60.0)
+    assert Verdict.FAILED not in world.verdicts(since_s=since_s)
+    assert world.history[-1][1].verdict is Verdict.OK
+
+
+def test_the_same_machine_in_nobodys_hands_is_blamed() -> None:
+    """One that merely stands still has failed."""
+    world = healthy()
+    world.hold("db", "")
+    assert world.until(Verdict.FAILED, within_s=30.0) is not None
+    assert world.culprits() == ["db"]
+
+
+def test_what_was_only_interrupted_gets_time_as_well() -> None:
+    """A machine that goes on as it was, after a minute, is judged anew; its peers may still wait for each other."""
+    world = healthy()
+    since_s = world.now_s
+    world.hold("db", SAVED)
+    world.run(60.0)
+    world.let_go("db")
+    world.isolated.add("db")
+    world.run(4.0)
+    world.isolated.discard("db")
+    world.run(60.0)
+    assert Verdict.FAILED not in world.verdicts(since_s=since_s)
+    assert world.history[-1][1].verdict is Verdict.OK
+
+
+def test_what_is_broken_afterwards_is_found() -> None:
+    """The time that a machine gets after somebody had it ends."""
+    world = healthy()
+    world.hold("db", BACK)
+    world.run(60.0)
+    world.broken.add("db")
+    world.let_go("db", incarnation="second")
+    assert world.until(Verdict.FAILED, within_s=60.0) is not None
+    assert world.culprits() == ["db"]
+
+
+def test_a_whole_stack_with_a_held_machine_is_not_ok() -> None:
+    """Where nothing calls on it, it is said all the same."""
+    world = healthy()
+    world.hold("client", SAVED)
+    judgement = world.run(1.0)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert f"client {SAVED}" in judgement.reasons[0]
+
+
+def test_reverts_by_hand_are_no_crash_loop() -> None:
+    """Who tries one snapshot after the other is not interrupted."""
+    world = healthy()
+    since_s = world.now_s
+    db = world.vcd("db")
+    for number in range(6):
+        world.stack.instance(
+            db, Power.RUNNING, f"try {number}", expected=False, now_s=world.now_s, reverted=True
+        )
+        world.connect("db")
+        world.run(2.0)
+    world.run(30.0)
+    assert Verdict.FAILED not in world.verdicts(since_s=since_s)
