@@ -64,6 +64,7 @@ def report(instance: Instance, vcd: Vcd) -> InstanceReport:
         incarnation=incarnation,
         reverted=instance.reverted,
         unrevertible=_unrevertible(instance, vcd),
+        held=instance.held,
     )
 
 

@@ -22,7 +22,8 @@ class Power(enum.Enum):
 class Instance(NamedTuple):
     """One VCD as it runs now. ``incarnation`` differs after every start, so that a restart between polls is seen.
 
-    One that is ``reverted`` was taken back by somebody else, past this deployer.
+    One that is ``reverted`` was taken back by somebody else, past this deployer. ``held`` is what somebody else has in
+    hand with it, as it follows its name, so that nothing may be rolled back for it; empty when nobody has anything.
     """
 
     vcd: str
@@ -31,6 +32,7 @@ class Instance(NamedTuple):
     netns: Path | None
     cgroup: Path | None
     reverted: bool = False
+    held: str = ""
 
 
 class Snapshot(NamedTuple):

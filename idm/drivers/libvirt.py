@@ -28,6 +28,7 @@ from idm.drivers.together import together
 from idm.drivers.vm_domains import Domains
 from idm.drivers.vm_group import RECONNECT_AGAIN_S, RECONNECT_S, Group
 from idm.drivers.vm_plan import Plan
+from idm.drivers.vm_reverts import Reverts
 from idm.drivers.vm_snapshots import Inside
 from idm.errors import DeployError
 from idm.manifest import Manifest, SnapshotKind, Vcd
@@ -55,9 +56,7 @@ class LibvirtDriver:
         self._hypervisor = Hypervisor(settings.uri)
         self._host = Host(self._hypervisor, settings)
         self._domains = Domains(manifest, self._hypervisor, self._plan)
-        self._restoring: set[str] = set()
-        # By VCD the incarnation that somebody else has taken it back to.
-        self._reverted: dict[str, str] = {}
+        self._reverts = Reverts()
         self._closing = threading.Event()
         self._group = Group(self._domains, self._closing)
         self._clocks = Clocks(self._closing)
@@ -106,7 +105,8 @@ class LibvirtDriver:
     def start(self, vcd: str) -> None:
         """Start, or resume when paused."""
         domain = self._domains.of(vcd)
-        with explained(f"{vcd} cannot be started", f"see virsh start {domain.name}"):
+        advice = f"see virsh start {domain.name}"
+        with explained(f"{vcd} cannot be started", advice), self._reverts.ours(vcd):
             match domain.power():
                 case Power.PAUSED:
                     domain.resume()
@@ -139,11 +139,19 @@ class LibvirtDriver:
         found = {}
         for domain, label in self._domains.labelled():
             with suppress(MissingError):
-                run = domain.run()
-                incarnation = f"{self._boot}.{run}" if run else ""
-                reverted = bool(incarnation) and incarnation == self._reverted.get(label.vcd)
-                found[label.vcd] = Instance(label.vcd, domain.power(), incarnation, None, None, reverted)
+                # In this order: what is seen of a run belongs to it or to the one before.
+                condition = domain.condition()
+                incarnation = self._incarnation(domain)
+                reverted = self._reverts.look(label.vcd, incarnation, from_snapshot=condition.from_snapshot)
+                held = "" if self._reverts.is_ours(label.vcd) else condition.held
+                found[label.vcd] = Instance(
+                    label.vcd, condition.power, incarnation, None, None, reverted, held
+                )
         return found
+
+    def _incarnation(self, domain: Domain) -> str:
+        run = domain.run()
+        return f"{self._boot}.{run}" if run else ""
 
     def events(self) -> Iterator[str]:
         """Yield every VCD when the subscription is made, anew after libvirt was away, and then whatever changes.
@@ -173,11 +181,10 @@ class LibvirtDriver:
 
     def restore(self, vcd: str, *, tag: str) -> None:
         """Take the VM back and let it run, together with the others that go back to the same tag right now."""
-        self._restoring.add(vcd)
-        try:
+        with self._reverts.ours(vcd):
             domain = self._group.take_back(vcd, tag=tag)
-        finally:
-            self._restoring.discard(vcd)
+            with suppress(DriverError):
+                self._reverts.note_ours(vcd, self._incarnation(domain))
         self._set_clock(vcd, domain)
 
     def _set_clock(self, vcd: str, domain: Domain) -> None:
@@ -245,21 +252,24 @@ class LibvirtDriver:
         return GuestAgent(vcd, domain, self._closing.wait)
 
     def _heed(self, event: Event) -> Iterator[str]:
-        vcd = self._plan.vcd(event.domain)
-        if vcd:
-            self._domains.claim_again(vcd)
-        if not vcd or (domain := self._domains.owned(vcd)) is None:
-            yield from [vcd] if vcd else []
+        if not (vcd := self._plan.vcd(event.domain)):
+            return
+        if event.turn is Turn.LEAVE:
+            self._reverts.note_leave(vcd)
+        # What it does can be seen already; all else may have to wait until libvirt is through with it.
+        yield vcd
+        self._domains.claim_again(vcd)
+        if (domain := self._domains.owned(vcd)) is None:
             return
         if event.turn is Turn.REBOOT:
             # It may be off by now.
             with suppress(RefusedError):
                 domain.mark_run(f".{secrets.token_hex(4)}")
-        if event.turn is Turn.REVERT and vcd not in self._restoring:
-            # Somebody else has taken it back, who may have left its clock alone.
-            self._set_clock(vcd, domain)
+        if event.turn is Turn.REVERT and not self._reverts.is_ours(vcd):
             with suppress(RefusedError):
-                self._reverted[vcd] = f"{self._boot}.{domain.run()}"
+                if self._reverts.look(vcd, self._incarnation(domain), from_snapshot=True):
+                    # Who has taken it back may have left its clock alone.
+                    self._set_clock(vcd, domain)
         yield vcd
 
     def _remove(self, domain: Domain, label: Label) -> None:
@@ -273,7 +283,7 @@ class LibvirtDriver:
             inside = Inside(domain)
             for note in inside.notes():
                 inside.delete(note.tag)
-            domain.set_label(None)
+            self._domains.let_go(domain)
             if label.ran:
                 domain.let_run()
             else:

@@ -31,6 +31,7 @@ _MISSING = {
     libvirt.VIR_ERR_NO_NETWORK,
 }
 _AGENT = {libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED}
+_LEFT = (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_FROM_SNAPSHOT)
 # A domain goes on from a snapshot; who goes back to one that was held resumes it later.
 _REVERTED = {
     (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_FROM_SNAPSHOT),
@@ -67,10 +68,14 @@ class AwayError(DriverError):
 
 
 class Turn(enum.Enum):
-    """What a domain's run has taken: another power, a new beginning in the same process, or the way to a snapshot."""
+    """What a domain's run has taken: another power, a new beginning in the same process, or its way to a snapshot.
+
+    It leaves for one that it may go on from only later, or only when somebody starts it.
+    """
 
     POWER = "power"
     REBOOT = "reboot"
+    LEAVE = "leave"
     REVERT = "revert"
 
 
@@ -185,8 +190,7 @@ class Hypervisor:
         events = Events()
 
         def lifecycle(_: object, domain: "libvirt.virDomain", event: int, detail: int, __: object) -> None:
-            turn = Turn.REVERT if (event, detail) in _REVERTED else Turn.POWER
-            events.put(Event(domain.name(), turn))
+            events.put(Event(domain.name(), _turn(event, detail)))
 
         def reboot(_: object, domain: "libvirt.virDomain", __: object) -> None:
             events.put(Event(domain.name(), Turn.REBOOT))
@@ -282,6 +286,12 @@ def explained(what: str, advice: str) -> Iterator[None]:
         yield
     except RefusedError as e:
         raise DriverError(f"{what}: {e}: {advice}") from e
+
+
+def _turn(event: int, detail: int) -> Turn:
+    if (event, detail) == _LEFT:
+        return Turn.LEAVE
+    return Turn.REVERT if (event, detail) in _REVERTED else Turn.POWER
 
 
 def _words(error: "libvirt.libvirtError") -> str:

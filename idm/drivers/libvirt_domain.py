@@ -49,6 +49,30 @@ _CRASHES = {
     (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_FAILED),
     (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_CRASHED),
 }
+_FROM_SNAPSHOT = {
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_FROM_SNAPSHOT),
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_FROM_SNAPSHOT),
+    (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT),
+}
+# What somebody has done, or is doing, that is no failure: to go back over it would lose his work.
+_HELD = {
+    (
+        libvirt.VIR_DOMAIN_SHUTOFF,
+        libvirt.VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT,
+    ): "was taken back to a snapshot and is off: virsh start it",
+    (
+        libvirt.VIR_DOMAIN_PAUSED,
+        libvirt.VIR_DOMAIN_PAUSED_FROM_SNAPSHOT,
+    ): "was taken back to a snapshot and stands still: virsh resume it",
+    (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_SAVED): "is saved and off: virsh start it",
+    (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED): "was moved to another host",
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP): "is being started or taken back",
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SAVE): "is being saved",
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT): "is being saved",
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_DUMP): "has its memory dumped",
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION): "is being moved to another host",
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY): "is being moved to another host",
+}
 
 
 class _Address(TypedDict):
@@ -67,6 +91,14 @@ class Saved(NamedTuple):
     name: str
     description: str
     external: bool
+
+
+class Condition(NamedTuple):
+    """What a domain does, and what somebody has done with it if that is no failure; see ``idm.driver.Instance``."""
+
+    power: Power
+    held: str
+    from_snapshot: bool
 
 
 class Domain:
@@ -94,8 +126,13 @@ class Domain:
 
     def power(self) -> Power:
         """What it does right now."""
+        return self.condition().power
+
+    def condition(self) -> Condition:
+        """The same, and whether it is in somebody's hands."""
         state, reason = self._call(lambda domain: domain.state())
-        return Power.CRASHED if (state, reason) in _CRASHES else _POWERS.get(state, Power.RUNNING)
+        power = Power.CRASHED if (state, reason) in _CRASHES else _POWERS.get(state, Power.RUNNING)
+        return Condition(power, _HELD.get((state, reason), ""), (state, reason) in _FROM_SNAPSHOT)
 
     def addresses(self) -> dict[str, list[str]]:
         """Its IPv4 addresses by hardware address: from its guest agent, else leases, else who was in touch with it."""

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from idm.driver import DriverError
 from idm.drivers.domain import Label
-from idm.drivers.libvirt_connection import Hypervisor, MissingError, RefusedError
+from idm.drivers.libvirt_connection import Hypervisor, MissingError
 from idm.drivers.libvirt_domain import Domain
 from idm.drivers.vm_plan import Plan
 from idm.drivers.vm_snapshots import Inside, Layers, Note
@@ -19,18 +19,27 @@ class Domains:
         self.kind = manifest.rollback.snapshot
         self._manifest, self._hypervisor, self._plan = manifest, hypervisor, plan
         self._stack = manifest.stack.name
+        # By the names of adopted domains, which may lose theirs.
+        self._labels: dict[str, Label] = {}
 
     def labelled(self) -> list[tuple[Domain, Label]]:
-        """All domains with this stack's label."""
+        """All domains with this stack's label, and adopted ones that have lost it and get it again."""
         found = []
         for name in self._hypervisor.domains():
             domain = Domain(self._hypervisor, name)
             # Somebody else's domain may go away meanwhile.
             with suppress(MissingError):
-                label = domain.label()
+                label = domain.label() or self._labels.get(name)
                 if label is not None and label.stack == self._stack:
                     found.append((domain, label))
+                    if not label.spec:
+                        self._labels[name] = label
         return found
+
+    def let_go(self, domain: Domain) -> None:
+        """Take the label off for good."""
+        self._labels.pop(domain.name, None)
+        domain.set_label(None)
 
     def owned(self, vcd: str) -> Domain | None:
         """The domain of a VCD, if there is one with its label."""
@@ -52,7 +61,8 @@ class Domains:
     def claim_again(self, vcd: str) -> None:
         """Label an adopted domain that somebody has taken back to before it was adopted, or made anew."""
         name = self._manifest.vcd[vcd].domain
-        with suppress(RefusedError):
+        # Libvirt may be at work on it for longer than it lets others wait; then a later event will do.
+        with suppress(DriverError):
             if name and (domain := Domain(self._hypervisor, name)).label() is None:
                 domain.set_label(Label(self._stack, vcd, ran=True))
 
