@@ -1,9 +1,11 @@
 """What runs while a stack is deployed: manager and agents, the view of the instances, the stream to the manager."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
@@ -20,6 +22,7 @@ from idm.driver import Instance
 from idm.errors import DeployError
 from idm.executor import Executor
 from idm.journal import Journal, Launch
+from idm.lock import holder
 from idm.manager import CALL_S, answers, call, endpoint, heard
 from idm.manifest import Delivery
 from idm.observe import Observer
@@ -56,7 +59,9 @@ class Deployment:
     def __post_init__(self) -> None:
         stack, home = self.stack, self.stack.home
         self.agents = self._agents()
-        self.observer = Observer(stack.driver, stack.vcds, on_change=self._on_change)
+        self.observer = Observer(
+            stack.driver, stack.vcds, on_change=self._on_change, saving=lambda: _saving(home.snapshot_lock)
+        )
         self.executor = Executor(
             stack.driver,
             self.journal,
@@ -168,6 +173,14 @@ class Deployment:
     def _declare(self) -> StackSpec:
         launch: Launch = self.journal.launch() or self.journal.begin_launch()
         return declare(self.stack.manifest, fingerprint=self.stack.fingerprint, launch=launch)
+
+
+def _saving(snapshot_lock: Path) -> bool:
+    """Whether another process works on the snapshots, such as `idm capture`."""
+    if (found := holder(snapshot_lock)) is None:
+        return False
+    with found:
+        return found.pid != os.getpid()
 
 
 @asynccontextmanager

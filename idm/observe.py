@@ -11,17 +11,29 @@ from idm.driver import Driver, DriverError, Instance, Power
 RELIST_S = 5.0
 # While an engine is away, its events are asked for again after so long.
 AWAY_S = 1.0
+STILL = frozenset({Power.PAUSED, Power.STOPPED})
 
 _log = structlog.get_logger()
 
 
 class Observer:
-    """Keeps the present instances of a stack and says which ones changed."""
+    """Keeps the present instances of a stack and says which ones changed.
 
-    def __init__(self, driver: Driver, vcds: list[str], *, on_change: Callable[[Instance], None]) -> None:
+    ``saving`` tells whether another process of this deployer takes snapshots, for which machines have to stand still.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        vcds: list[str],
+        *,
+        on_change: Callable[[Instance], None],
+        saving: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._driver = driver
         self._vcds = vcds
         self._on_change = on_change
+        self._saving = saving
         self._look = asyncio.Event()
         self._closing = threading.Event()
         self.instances: dict[str, Instance] = {}
@@ -32,9 +44,13 @@ class Observer:
 
     async def refresh(self) -> None:
         """List the instances now. Raises :class:`DriverError`."""
+        # In this order: what stands still now, and is let go meanwhile, has an event to come.
+        saving = await asyncio.to_thread(self._saving)
         present = await asyncio.to_thread(self._driver.instances)
         for vcd in self._vcds:
             instance = present.get(vcd) or Instance(vcd, Power.ABSENT, "", None, None)
+            if saving and instance.power in STILL:
+                instance = instance._replace(held="stands still for a snapshot of the stack")
             if self.instances.get(vcd) != instance:
                 self.instances[vcd] = instance
                 self._on_change(instance)
