@@ -115,6 +115,42 @@ def test_lifecycle(driver: LibvirtDriver, hypervisor: libvirt.virConnect) -> Non
     assert set(driver.instances()) == {"two"}
 
 
+def test_what_somebody_does_with_a_domain_is_told_apart_from_failures(
+    driver: LibvirtDriver, hypervisor: libvirt.virConnect
+) -> None:
+    """One that was saved or taken back by hand is held until it runs; one that was paused or killed by hand is not."""
+    domain = hypervisor.lookupByName("tiny-one")
+
+    def held() -> tuple[Power, str]:
+        found = driver.instances()["one"]
+        return found.power, found.held
+
+    domain.suspend()
+    assert held() == (Power.PAUSED, "")
+    domain.resume()
+    domain.managedSave()
+    assert held() == (Power.STOPPED, "is saved and off: virsh start it")
+    domain.create()
+    assert held() == (Power.RUNNING, "")
+    running = domain.snapshotCreateXML("<domainsnapshot><name>running</name></domainsnapshot>")
+    domain.destroy()
+    assert held() == (Power.STOPPED, "")
+    off = domain.snapshotCreateXML("<domainsnapshot><name>off</name></domainsnapshot>")
+    domain.revertToSnapshot(running, libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_PAUSED)
+    assert held() == (Power.PAUSED, "was taken back to a snapshot and stands still: virsh resume it")
+    assert driver.instances()["one"].reverted
+    domain.resume()
+    assert held() == (Power.RUNNING, "")
+    assert driver.instances()["one"].reverted
+    domain.revertToSnapshot(off)
+    assert held() == (Power.STOPPED, "was taken back to a snapshot and is off: virsh start it")
+    domain.create()
+    assert held() == (Power.RUNNING, "")
+    assert driver.instances()["one"].reverted
+    for snapshot in (running, off):
+        snapshot.delete()
+
+
 def test_a_guest_that_reboots_is_another_incarnation(driver: LibvirtDriver) -> None:
     """The process is the same, so the driver marks the run when it hears of the reboot."""
     before = driver.instances()["one"].incarnation
