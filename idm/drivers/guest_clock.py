@@ -29,6 +29,7 @@ class Clocks:
         threading.Thread(target=self._set, args=(vcd, domain, agent), name="clock", daemon=True).start()
 
     def _set(self, vcd: str, domain: Domain, agent: GuestAgent) -> None:
+        run = ""
         try:
             run = domain.run()
             with self._lock:
@@ -37,6 +38,10 @@ class Clocks:
                 self._runs[vcd] = run
             self._try(domain, agent, run)
         except DriverError as e:
+            with self._lock:
+                # Such as one that is held: it is tried again when it goes on.
+                if self._runs.get(vcd) == run:
+                    del self._runs[vcd]
             if not self._closing.is_set():
                 _log.warning("the guest's clock is not set after its way back", vcd=vcd, problem=str(e))
 

@@ -265,11 +265,12 @@ class LibvirtDriver:
             # It may be off by now.
             with suppress(RefusedError):
                 domain.mark_run(f".{secrets.token_hex(4)}")
-        if event.turn is Turn.REVERT and not self._reverts.is_ours(vcd):
+        if event.turn in (Turn.REVERT, Turn.RESUME) and not self._reverts.is_ours(vcd):
+            back = event.turn is Turn.REVERT
             with suppress(RefusedError):
-                if self._reverts.look(vcd, self._incarnation(domain), from_snapshot=True):
-                    # Who has taken it back may have left its clock alone.
-                    self._set_clock(vcd, domain)
+                self._reverts.look(vcd, self._incarnation(domain), from_snapshot=back)
+            # Who has taken it back, saved it or held it may have left its clock alone.
+            self._set_clock(vcd, domain)
         yield vcd
 
     def _remove(self, domain: Domain, label: Label) -> None:

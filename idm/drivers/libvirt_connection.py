@@ -31,12 +31,6 @@ _MISSING = {
     libvirt.VIR_ERR_NO_NETWORK,
 }
 _AGENT = {libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED}
-_LEFT = (libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_FROM_SNAPSHOT)
-# A domain goes on from a snapshot; who goes back to one that was held resumes it later.
-_REVERTED = {
-    (libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_FROM_SNAPSHOT),
-    (libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_FROM_SNAPSHOT),
-}
 # What can be done about it, by libvirt's own words and those of QEMU that it passes on.
 _ADVICE = {
     "state change lock": "another operation on it is under way, see virsh domjobinfo",
@@ -70,13 +64,14 @@ class AwayError(DriverError):
 class Turn(enum.Enum):
     """What a domain's run has taken: another power, a new beginning in the same process, or its way to a snapshot.
 
-    It leaves for one that it may go on from only later, or only when somebody starts it.
+    It leaves for one that it may go on from only later, when somebody resumes or starts it.
     """
 
     POWER = "power"
     REBOOT = "reboot"
     LEAVE = "leave"
     REVERT = "revert"
+    RESUME = "resume"
 
 
 class Event(NamedTuple):
@@ -289,9 +284,16 @@ def explained(what: str, advice: str) -> Iterator[None]:
 
 
 def _turn(event: int, detail: int) -> Turn:
-    if (event, detail) == _LEFT:
-        return Turn.LEAVE
-    return Turn.REVERT if (event, detail) in _REVERTED else Turn.POWER
+    match event, detail:
+        case libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_FROM_SNAPSHOT:
+            return Turn.LEAVE
+        case libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_STARTED_FROM_SNAPSHOT:
+            return Turn.REVERT
+        case libvirt.VIR_DOMAIN_EVENT_RESUMED, _:
+            # Its detail is the same for one that was taken back and one that was only saved.
+            return Turn.RESUME
+        case _:
+            return Turn.POWER
 
 
 def _words(error: "libvirt.libvirtError") -> str:
