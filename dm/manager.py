@@ -54,8 +54,6 @@ class Guarded:
         self.agents: dict[str, AgentQueue] = {}
         self.deployer: DeployerQueue | None = None
         self.judgement: Judgement | None = None
-        # By VCD the incarnation that somebody else has taken it back to.
-        self.reverted: dict[str, str] = {}
         self.changed = asyncio.Event()
         self.signature: tuple[object, ...] = ()
 
@@ -168,7 +166,7 @@ class Manager:
 
         One that is ``reverted`` was taken back by somebody else, one that is ``held`` is still in his hands.
         """
-        surprise = reverted and bool(vcd.incarnation) and guarded.reverted.get(vcd.name) != incarnation
+        surprise = reverted and bool(vcd.incarnation) and vcd.reverted != incarnation
         operation = guarded.operations.current
         expected = operation is not None and vcd.name in operation.vcds and operation.phase in _TAKING_BACK
         before = vcd.power, vcd.held
@@ -179,7 +177,7 @@ class Manager:
             expected=expected,
             now_s=time.monotonic(),
             held=held,
-            reverted=surprise,
+            reverted=reverted,
         )
         if restarted:
             self.store.put_generation(guarded.stack.spec.name, vcd.name, vcd.generation)
@@ -188,8 +186,6 @@ class Manager:
             what = f"{vcd.name} is {power}" + (" again, started anew" if restarted else "")
             what += f", and {held}" if held else ""
             self._tell_of(guarded, "instance", what, vcd=vcd.name)
-        if reverted:
-            guarded.reverted[vcd.name] = incarnation
         if surprise:
             what = f"{vcd.name} was taken back to a snapshot by somebody else, and is given time to come up"
             self._tell_of(guarded, "external rollback", what, vcd=vcd.name)

@@ -166,22 +166,22 @@ class Stack:
         """A deployer said what an instance does; true when it started anew.
 
         A restart begins the VCD's launch again: its own edges and those to it are due as they were after the launch.
-        One that keeps restarting is forgiven a few times only; always forgiven are ``expected`` ones, our own doing,
-        and those by hand: of one that was ``reverted`` just now, or that somebody else held. So is the mere pause of
-        one that goes on out of somebody's hands (see :class:`VcdState` for ``held``).
+        One that keeps restarting is forgiven a few times only; ``expected`` ones, our own doing, always, and those that
+        somebody else has ``reverted``. One that goes on out of somebody's hands is due anew, too.
         """
         before = vcd.power, vcd.held
-        restarted = vcd.instance(power, incarnation, held=held)
+        back = reverted and incarnation != vcd.reverted
+        restarted = vcd.instance(power, incarnation, held=held, reverted=reverted)
         if before != (power, held):
             self._changed(vcd)
-        by_hand = reverted or bool(before[1])
+        let_go = bool(before[1]) and not held and (reverted or not vcd.loops(now_s))
         if restarted:
             vcd.pending_table = set()
-            if by_hand or vcd.is_forgiven(now_s) or expected:
+            if reverted or vcd.is_forgiven(now_s) or expected:
                 vcd.started_s = now_s
                 self.graph.restart(vcd.name, now_s=now_s)
             self._see(vcd, None, now_s)
-        elif by_hand and not held:
+        elif back or let_go:
             vcd.started_s = now_s
             self.graph.pardon(vcd.name)
             self._changed(vcd)

@@ -55,6 +55,7 @@ class VcdState:
         self.last_loss_s: float | None = None
         self.power = Power.UNKNOWN
         self.held = ""
+        self.reverted = ""
         self.incarnation = ""
         # Why its deployer cannot take it back; empty when it can.
         self.unrevertible = ""
@@ -109,12 +110,14 @@ class VcdState:
             return f"the agent of {self.name} lost events lately: what is missing may only be unseen"
         return ""
 
-    def instance(self, power: Power, incarnation: str, *, held: str = "") -> bool:
+    def instance(self, power: Power, incarnation: str, *, held: str = "", reverted: bool = False) -> bool:
         """Take in what its instance does; true when it started anew, which raises the generation.
 
-        One that is ``held`` is in somebody else's hands, and the text says how, as it follows the name.
+        One that is ``held`` is in somebody else's hands, and the text says how, as it follows the name; one that is
+        ``reverted`` was taken back by him.
         """
         self.power, self.held = power, held
+        self.reverted = incarnation if reverted else self.reverted
         restarted = bool(self.incarnation and incarnation and incarnation != self.incarnation)
         self.incarnation = incarnation or self.incarnation
         self.generation += restarted
@@ -134,5 +137,10 @@ class VcdState:
             return self.held
         if self.power in DOWN:
             return f"is {self.power}"
+        times = len(self.restarts)
+        return f"was started anew {times} times within a minute" if self.loops(now_s) else ""
+
+    def loops(self, now_s: float) -> bool:
+        """Whether it was started anew so often of late that it cannot be all right."""
         recent = sum(now_s - restart_s < RESTART_WINDOW_S for restart_s in self.restarts)
-        return f"was started anew {recent} times within a minute" if recent > RESTARTS_FORGIVEN else ""
+        return recent > RESTARTS_FORGIVEN

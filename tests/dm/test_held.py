@@ -78,3 +78,17 @@ def test_reverts_by_hand_are_no_crash_loop() -> None:
         world.run(2.0)
     world.run(30.0)
     assert Verdict.FAILED not in world.verdicts(since_s=since_s)
+
+
+def test_a_machine_that_is_started_for_ever_is_a_crash_loop_all_the_same() -> None:
+    """That it is seen while it starts, which might be somebody's doing, forgives no more restarts."""
+    world = healthy()
+    for number in range(8):
+        world.hold("db", "is being started or taken back", incarnation=f"loop {number}")
+        world.run(0.5)
+        world.broken.add("db")
+        world.let_go("db", incarnation=f"loop {number}")
+        world.connect("db")
+        world.run(3.5)
+    assert world.until(Verdict.FAILED, within_s=10.0) is not None
+    assert world.culprits() == ["db"]
