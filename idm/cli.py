@@ -24,7 +24,7 @@ from dm.v1.stack_pb2 import ROLLBACK_MODE_OBSERVE, VERDICT_OK
 from idm import operations
 from idm.capture import capture, prune, run_smoke, wait_until_quiet
 from idm.choice import Choice
-from idm.commands import adopt_command, bundle_command, vagrant_command
+from idm.commands import adopt_command, bundle_command
 from idm.declaration import MODES
 from idm.down import down
 from idm.driver import DriverError
@@ -37,6 +37,7 @@ from idm.progress import Progress, describe, figures, outcome_word, suspicions, 
 from idm.settings import SettingsError
 from idm.snapshots import newest_first
 from idm.stack import Stack
+from idm.triggers import vagrant_command
 from idm.watch import end_on_signal, hand_over, say_ready, watch
 
 THREADS = 32
