@@ -18,6 +18,8 @@ PORTS = (53,)
 PER_SECOND, AT_ONCE = 2000, 500
 """Messages that are read; more wait in the kernel's buffers, and what these cannot hold is dropped."""
 PAUSE_S = 0.05
+DOUBT_S = 300.0
+"""How long a dropped answer is thought to leave addresses without their names: as long as answers are usually good."""
 _JOIN_S = 1.0
 
 
@@ -36,6 +38,7 @@ class PassiveDns:
         self._lock = threading.Lock()
         self._allowance = float(AT_ONCE)
         self._read_s = 0.0
+        self._dropped_s = -DOUBT_S
         self._sockets: list[DnsSocket] = []
         self._answers = select.poll()
         self._stack = ExitStack()
@@ -60,6 +63,7 @@ class PassiveDns:
     def changed(self) -> set[Address]:
         """The addresses that were answered, or whose answers have expired, since the last call."""
         self._read()
+        self.counters.unnamed += time.monotonic() - self._dropped_s < DOUBT_S
         return self._bindings.cache.changed()
 
     def superseded(self, name: Name, address: Address) -> bool:
@@ -100,7 +104,9 @@ class PassiveDns:
                 while self._allowance >= 1 and (message := one.receive()) is not None:
                     self._allowance -= 1
                     self._take(message)
-                self.counters.dropped += one.dropped()
+                if dropped := one.dropped():
+                    self.counters.dropped += dropped
+                    self._dropped_s = now_s
 
     def _take(self, message: bytes) -> None:
         from dma.naming.dns_records import read_answer
