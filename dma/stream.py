@@ -12,6 +12,7 @@ from dm.tls import Tls
 from dm.v1 import agent_pb2
 from dm.v1.agent_service_pb2 import ReportRequest, ReportResponse
 from dma.call import Call, calling
+from dma.clock import clock_watched
 from dma.logs import log
 from dma.netlink import NetlinkError
 from dma.reconnect import destroy_connections
@@ -46,22 +47,28 @@ class Reporter:
     async def run(self) -> NoReturn:
         """Report until cancelled; raises ``CaptureError``, alone or in a group, when the capture fails."""
         complaint, delays = "", self._delays()
-        while True:
-            stream = _Stream(
-                self._report, self._urgency, target=self._target, tls=self._tls, greeted=self.greeted
-            )
-            self._stream = stream
-            try:
-                await stream.run()
-            except* ManagerError as group:
-                if stream.welcomed or str(first_of(group)) != complaint:
-                    complaint = str(first_of(group))
-                    log.warning("manager lost", target=self._target, reason=complaint)
-            self._stream = None
-            heed_cancellation()
-            if stream.welcomed:
-                delays = self._delays()
-            await asyncio.sleep(next(delays))
+        with clock_watched(self.doubt):
+            while True:
+                stream = _Stream(
+                    self._report, self._urgency, target=self._target, tls=self._tls, greeted=self.greeted
+                )
+                self._stream = stream
+                try:
+                    await stream.run()
+                except* ManagerError as group:
+                    if stream.welcomed or str(first_of(group)) != complaint:
+                        complaint = str(first_of(group))
+                        log.warning("manager lost", target=self._target, reason=complaint)
+                self._stream = None
+                heed_cancellation()
+                if stream.welcomed:
+                    delays = self._delays()
+                await asyncio.sleep(next(delays))
+
+    def doubt(self) -> None:
+        """This may be another life of the machine, in which the stream is dead: say something now, to find out."""
+        if self._stream is not None:
+            self._stream.doubt()
 
     def _delays(self) -> Iterator[float]:
         """Growing, but never longer than an interval, within which a manager that returns is to know everything."""
@@ -85,6 +92,12 @@ class _Stream:
         self._tls = tls
         self._greeted = greeted
         self._greeting_due = True
+        self._doubted = False
+
+    def doubt(self) -> None:
+        """Say something at once, though nothing may be new."""
+        self._doubted = True
+        self._urgency.alert()
 
     async def run(self) -> NoReturn:
         """Speak and listen until either fails with :class:`ManagerError`."""
@@ -119,6 +132,8 @@ class _Stream:
         while True:
             if self._greeting_due:
                 await self._greet(call)
+            urgent = urgent and not self._doubted
+            self._doubted = False
             said = self._report.urgent() if urgent else self._report.regular()
             await self._write(call, said)
             if urgent:

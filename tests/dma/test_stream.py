@@ -121,6 +121,24 @@ def test_urgent_news_are_soon_and_few(socket_path: Path) -> None:
     asyncio.run(scene())
 
 
+def test_who_doubts_the_stream_says_something_at_once(socket_path: Path) -> None:
+    """An agent with nothing to say finds out within a fraction of the interval whether the manager still knows it."""
+
+    async def scene() -> None:
+        capture, recorder = ScriptedCapture(), Recorder()
+        async with (
+            served(recorder, socket_path) as target,
+            reporting(capture, target, generation=1) as reporter,
+        ):
+            await recorder.until(lambda: recorder.said("heartbeat"))
+            begin_s, before = time.monotonic(), len(recorder.said("heartbeat"))
+            reporter.doubt()
+            await recorder.until(lambda: len(recorder.said("heartbeat")) > before)
+            assert time.monotonic() - begin_s < INTERVAL_S / 2
+
+    asyncio.run(scene())
+
+
 def test_a_manager_that_returns_knows_all_within_an_interval(socket_path: Path) -> None:
     """A manager killed and started again on the same path has the whole table one interval later."""
 
