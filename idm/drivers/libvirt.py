@@ -266,9 +266,11 @@ class LibvirtDriver:
             with suppress(RefusedError):
                 domain.mark_run(f".{secrets.token_hex(4)}")
         if event.turn in (Turn.REVERT, Turn.RESUME) and not self._reverts.is_ours(vcd):
-            back = event.turn is Turn.REVERT
             with suppress(RefusedError):
-                self._reverts.look(vcd, self._incarnation(domain), from_snapshot=back)
+                incarnation = self._incarnation(domain)
+                # It may have been started anew since.
+                back = event.turn is Turn.REVERT and incarnation.split(".")[1:2] == [str(event.number)]
+                self._reverts.look(vcd, incarnation, from_snapshot=back)
             # Who has taken it back, saved it or held it may have left its clock alone.
             self._set_clock(vcd, domain)
         yield vcd

@@ -75,10 +75,11 @@ class Turn(enum.Enum):
 
 
 class Event(NamedTuple):
-    """Something has happened to a domain."""
+    """Something has happened to a domain, when it had this number among those that run; -1 is none."""
 
     domain: str
     turn: Turn
+    number: int = -1
 
 
 class Hypervisor:
@@ -185,7 +186,7 @@ class Hypervisor:
         events = Events()
 
         def lifecycle(_: object, domain: "libvirt.virDomain", event: int, detail: int, __: object) -> None:
-            events.put(Event(domain.name(), _turn(event, detail)))
+            events.put(Event(domain.name(), _turn(event, detail), domain.ID()))
 
         def reboot(_: object, domain: "libvirt.virDomain", __: object) -> None:
             events.put(Event(domain.name(), Turn.REBOOT))

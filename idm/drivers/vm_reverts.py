@@ -41,16 +41,20 @@ class Reverts:
             self._ours[vcd] = incarnation
 
     def note_leave(self, vcd: str) -> None:
-        """The VCD was ended to go back to a snapshot: its next incarnation is of that, whenever it is started."""
+        """The VCD was ended to go back to a snapshot: its next incarnation is of that, whenever it is started.
+
+        Where the latest one is of a snapshot already it may be that, so the next one has to show by itself what it is.
+        """
         with self._lock:
-            if not self._at_work[vcd]:
-                self._leaving[vcd] = self._latest.get(vcd, "")
+            latest = self._latest.get(vcd, "")
+            if not self._at_work[vcd] and (not latest or latest != self._theirs.get(vcd)):
+                self._leaving[vcd] = latest
 
     def look(self, vcd: str, incarnation: str, *, from_snapshot: bool) -> bool:
         """Whether somebody else has made this incarnation of a snapshot; one that is off has none yet."""
-        if from_snapshot and not incarnation:
-            self.note_leave(vcd)
         with self._lock:
+            if from_snapshot and not incarnation and not self._at_work[vcd]:
+                self._leaving[vcd] = self._latest.get(vcd, "")
             begun = incarnation not in ("", self._leaving.get(vcd, incarnation))
             arrived = bool(incarnation) and (begun or from_snapshot)
             if arrived:

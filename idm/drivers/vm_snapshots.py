@@ -171,7 +171,11 @@ class Layers:
 
     def go_back(self, tag: str) -> None:
         """Discard what a VM that is off has written since."""
-        qcow2.create(self._disk, base=self._layer(tag))
+        try:
+            qcow2.create(self._disk, base=self._layer(tag))
+        except DriverError as e:
+            # The VM is off by now, which whoever explains a refusal says, too.
+            raise RefusedError(str(e)) from e
 
     def delete(self, tag: str) -> None:
         """Delete one; harmless when absent. A layer that something stands on goes with a later deletion."""

@@ -25,6 +25,7 @@ BOOT_S = 300.0
 ROOM_MIB = 600
 # A file system leaves its disk's first sector alone.
 MARK = "write -q -P 0x62 0 512"
+WRITE = "dd if=/dev/urandom of=/root/large bs=1M count=100 && sync"
 MARKED = "head -c512 /dev/vda | tr -d '\\0' | wc -c"
 MADE = """
 [stack]
@@ -111,7 +112,7 @@ def test_a_disk_goes_back(
 
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
-    """Without room for the memory nothing is kept; with room the guest goes on, and the next one is."""
+    """Without room for the memory nothing is kept, and a guest that went back is held; with room all goes on."""
     directory = tmp_path / "small"
     directory.mkdir()
     run(["mount", "-t", "tmpfs", "-o", f"size={ROOM_MIB}M", "tmpfs", str(directory)])
@@ -140,6 +141,17 @@ def _fill_and_save(driver: LibvirtDriver, directory: Path) -> None:
     driver.snapshot(["one"], tag="more", golden="abc")
     driver.restore("one", tag="good")
     assert _shell(driver, "hostname") == "full-one"
+    filler.write_bytes(bytes(shutil.disk_usage(directory).free))
+    # Going back inside the image takes no room, but what the guest writes then does.
+    driver.restore("one", tag="good")
+    eventually(lambda: _answers(driver), within_s=60)
+    driver.execute("one", ["systemd-run", "sh", "-c", f"{WRITE} && touch /run/written"], timeout_s=30)
+    eventually(lambda: "its disk cannot be written to" in driver.instances()["one"].held, within_s=60)
+    assert {snapshot.tag for snapshot in driver.snapshots()} == {"good", "more"}
+    filler.unlink()
+    driver.start("one")
+    assert driver.instances()["one"].held == ""
+    eventually(lambda: _shell(driver, "ls /run/written") == "/run/written", within_s=60)
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """The libvirt driver against libvirt's own test hypervisor, which has domains but runs nothing."""
 
+import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from queue import Queue
 
@@ -16,6 +18,7 @@ from idm.drivers import qcow2
 from idm.drivers.libvirt import LibvirtDriver
 from idm.drivers.libvirt_connection import Event, Events, Turn
 from idm.settings import DomainType, Libvirt
+from tests.lab.namespace import run
 
 URI = "test:///default"
 STACK = """
@@ -258,6 +261,43 @@ def test_layers_are_discarded(driver: LibvirtDriver, base: Path, tmp_path: Path)
     assert _chain(disk) == [disk, layer, base]
     assert after["one"].incarnation != before["one"].incarnation
     assert after["two"] == before["two"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system: needs root")
+def test_no_room_for_a_fresh_layer_is_told(driver: LibvirtDriver, tmp_path: Path) -> None:
+    """A disk that is full when a VM goes back leaves its own disk and the other VM alone; with room it goes back."""
+    directory = tmp_path / "vm/tiny"
+    driver.snapshot(["one", "two"], tag="first", golden="abc")
+    kept = _chain(directory / "one.qcow2")
+    other = driver.instances()["two"]
+    with _full(directory):
+        with pytest.raises(
+            DriverError, match=r"^one is off and could not .*No space left on device: make room on that file"
+        ):
+            driver.restore("one", tag="first")
+        assert driver.instances()["one"].power is Power.STOPPED
+        assert _chain(directory / "one.qcow2") == kept
+        assert [snapshot.tag for snapshot in driver.snapshots()] == ["first", "first"]
+    driver.restore("one", tag="first")
+    assert driver.instances()["one"].power is Power.RUNNING
+    assert driver.instances()["two"] == other
+
+
+@contextmanager
+def _full(directory: Path) -> Iterator[None]:
+    """Nothing can be written there; what is there can still be read and renamed."""
+    aside = directory.with_name("aside")
+    directory.rename(aside)
+    directory.mkdir(mode=0o711)
+    run(["mount", "-t", "tmpfs", "-o", "size=16M", "tmpfs", str(directory)])
+    try:
+        run(["cp", "--sparse=always", *map(str, aside.iterdir()), str(directory)])
+        (directory / "filler").write_bytes(bytes(shutil.disk_usage(directory).free))
+        yield
+    finally:
+        run(["umount", str(directory)])
+        directory.rmdir()
+        aside.rename(directory)
 
 
 def test_a_layer_that_is_stood_on_goes_later(driver: LibvirtDriver, base: Path, tmp_path: Path) -> None:
