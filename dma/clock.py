@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# linux/timerfd.h; Python has these calls from 3.13 on.
+# linux/timerfd.h; the standard library has these calls from Python 3.13 on, which spares ctypes.
 TFD_TIMER_ABSTIME, TFD_TIMER_CANCEL_ON_SET = 1, 2
 NEVER_S = 2**32
 

@@ -35,7 +35,7 @@ PURE = (
     "stack",
 )
 IMPURE_MODULES = {"asyncio", "grpc", "os", "pathlib", "random", "socket", "sqlite3", "subprocess", "time"}
-FEW = {"bcc": 1, "libvirt": 2, "podman": 1, "ctypes": 3, "pyroute2": 4}
+FEW = {"bcc": 1, "libvirt": 2, "podman": 1, "ctypes": 4, "pyroute2": 4}
 
 
 def imports(path: Path) -> Iterator[str]:
