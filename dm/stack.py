@@ -167,13 +167,16 @@ class Stack:
 
         A restart begins the VCD's launch again: its own edges and those to it are due as they were after the launch.
         One that keeps restarting is forgiven a few times only; ``expected`` ones, our own doing, always, and those that
-        somebody else has ``reverted``. One that goes on out of somebody's hands is due anew, too.
+        somebody else has ``reverted``. One that goes on out of somebody's hands is due anew, too; if he had it for too
+        short a time for its peers to miss it, only their failures of that time are forgotten.
         """
         before = vcd.power, vcd.held
         back = reverted and incarnation != vcd.reverted
         restarted = vcd.instance(power, incarnation, held=held, reverted=reverted)
         if before != (power, held):
             self._changed(vcd)
+        if held and not before[1]:
+            vcd.held_since_s = now_s
         let_go = bool(before[1]) and not held and (reverted or not vcd.loops(now_s))
         if restarted:
             vcd.pending_table = set()
@@ -182,7 +185,8 @@ class Stack:
                 self.graph.restart(vcd.name, now_s=now_s)
             self._see(vcd, None, now_s)
         elif back or let_go:
-            vcd.started_s = now_s
+            if back or reverted or now_s - vcd.held_since_s > self.spec.policy.confirm_s:
+                vcd.started_s = now_s
             self.graph.pardon(vcd.name)
             self._changed(vcd)
         self._judge_touched(now_s)

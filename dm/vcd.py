@@ -55,6 +55,7 @@ class VcdState:
         self.last_loss_s: float | None = None
         self.power = Power.UNKNOWN
         self.held = ""
+        self.held_since_s = 0.0
         self.reverted = ""
         self.incarnation = ""
         # Why its deployer cannot take it back; empty when it can.

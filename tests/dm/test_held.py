@@ -56,6 +56,24 @@ def test_what_is_broken_afterwards_is_found() -> None:
     assert world.culprits() == ["db"]
 
 
+def test_who_stood_still_for_a_moment_is_watched_as_before() -> None:
+    """A snapshot that takes a second is no new launch: what breaks right after it is found as soon as ever."""
+    world = healthy()
+    world.hold("db", SAVED)
+    world.run(1.0)
+    world.let_go("db")
+    world.broken.add("db")
+    found_s = world.until(Verdict.FAILED, within_s=30.0)
+    undisturbed = healthy()
+    undisturbed.run(1.0)
+    undisturbed.broken.add("db")
+    expected_s = undisturbed.until(Verdict.FAILED, within_s=30.0)
+    assert found_s is not None
+    assert expected_s is not None
+    assert found_s <= expected_s + 1.0
+    assert world.culprits() == ["db"]
+
+
 def test_a_whole_stack_with_a_held_machine_is_not_ok() -> None:
     """Where nothing calls on it, it is said all the same."""
     world = healthy()
