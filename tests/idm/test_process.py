@@ -1,5 +1,6 @@
 """Detached children."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from idm.process import (
     trim_log,
     write_record,
 )
+from tests.idm.until import until
 
 SLEEPER = (sys.executable, "-S", "-c", "import signal; signal.pause()")
 
@@ -57,6 +59,8 @@ def test_lost_pid_file_hides_no_child(tmp_path: Path, sleeper: Process) -> None:
     """A child whose parent was killed before it wrote the pid file is found by its mark."""
     with sleeper:
         (tmp_path / "sleeper.pid").unlink()
+        # The kernel lets a parent go on some moments before its child's environment can be read.
+        asyncio.run(until(lambda: marked(tmp_path)))
         assert [process.pid for process in marked(tmp_path)] == [sleeper.pid]
         assert [process.pid for process in marked(tmp_path, "sleeper")] == [sleeper.pid]
         assert marked(tmp_path, "sleep") == []
