@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 # Machines that have just booted answer when their guest agent is installed.
 AGENTS_S = 300.0
 IDM_S, INTERRUPT_S = 900.0, 30.0
-TURN_S, LET_GO_S, LOOK_S = 600.0, 2.0, 0.5
+TURN_S, QUIET_S, LOOK_S = 600.0, 2.0, 0.5
+# After a trigger of a machine Vagrant lets go of it within moments, on a host whose guests keep it busy, too.
+LET_GO_S = 4.0
 # Who was asked whether to destroy a machine may leave it at that, with Vagrant waiting.
 LATER, LATER_S = "later", 86_400.0
 
@@ -72,14 +74,14 @@ def _leave(choice: Choice, action: str) -> None:
         click.echo("nothing is rolled back until vagrant has brought all machines back")
         # Where its locks are not seen, nobody could tell that it is done.
         if vagrant.at_work(choice.project):
-            end_child(home.run, LATER, grace_s=LET_GO_S)
+            end_child(home.run, LATER, grace_s=QUIET_S)
             spawn(home.run, LATER, _line(choice, "vagrant", "later", action)).close()
 
 
 def _wait_for_the_end(project: Path) -> None:
     """Wait until Vagrant is at work on none of the machines, nor about to go on with another one."""
     began = busy = time.monotonic()
-    while (now := time.monotonic()) - busy < LET_GO_S:
+    while (now := time.monotonic()) - busy < QUIET_S:
         if vagrant.at_work(project):
             busy = now
         if now - began > LATER_S:
