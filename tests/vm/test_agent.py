@@ -57,9 +57,10 @@ def test_a_stock_kernel_has_what_the_agent_needs(agent_guest: Guest) -> None:
     assert (examined["plan"], examined["loader"]) == ("fentry", "core")
 
 
-@pytest.mark.parametrize("way", ["fentry/core", "kprobe/core", "cgroup/core"])
+# The cgroup plan counts it all on the host.
+@pytest.mark.parametrize("way", ["fentry/core", "kprobe/core"])
 def test_the_table_in_a_stock_kernel(agent_guest: Guest, way: str) -> None:
-    """All that the table of known workloads tells is counted so by each plan that has programs."""
+    """All that the table of known workloads tells is counted so by each plan that hooks kernel functions."""
     install_suite(agent_guest)
     counted = run_suite(agent_guest, TABLE, ways=way, timeout_s=TABLE_S)
     assert counted.failed == {}
