@@ -43,6 +43,14 @@ class Tls:
         self._try(server=server)
         return material
 
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """Changes whenever one of the files is replaced; empty while one is missing."""
+        try:
+            found = [path.stat() for path in (self.ca, self.certificate, self.key)]
+        except OSError:
+            return ()
+        return tuple((one.st_ino, one.st_mtime_ns) for one in found)
+
     def client_context(self) -> ssl.SSLContext:
         """What a client encrypts HTTP/2 with. Raises :class:`TlsError`."""
         self.load()

@@ -68,13 +68,38 @@ def _uncounted() -> Iterator[None]:
         raise
 
 
+class Transport:
+    """The way to a manager at ``unix:/path`` or ``host:port``; see ``dm.client.connect`` for when ``tls`` is needed.
+
+    What encrypts it is kept from call to call while its files are as they were: to try them out takes longer than all
+    the rest of a call, and an agent whose machine was taken back is in a hurry.
+    """
+
+    def __init__(self, target: str, tls: Tls | None = None) -> None:
+        self.target = target
+        self._tls = tls
+        self._stamp: tuple[tuple[int, int], ...] = ()
+        self._context: ssl.SSLContext | None = None
+
+    def context(self) -> ssl.SSLContext | None:
+        """What encrypts a call now; None where nothing does. Raises :class:`ManagerError`."""
+        stamp = self._tls.stamp() if self._tls else ()
+        if self._context is None or stamp != self._stamp:
+            self._context, self._stamp = transport(self.target, tls=self._tls), stamp
+        return self._context
+
+    def doubt(self) -> None:
+        """A call did not come about: try the files out before the next one."""
+        self._context = None
+
+
 @asynccontextmanager
-async def calling(target: str, *, tls: Tls | None = None) -> AsyncIterator[Call]:
-    """A call of the manager at ``unix:/path`` or ``host:port``; see ``dm.client.connect`` for when ``tls`` is needed.
+async def calling(way: Transport) -> AsyncIterator[Call]:
+    """A call of the manager.
 
     Raises :class:`ManagerError`, also for what fails within the context, in groups as well.
     """
-    context, call = transport(target, tls=tls), None
+    target, context, call = way.target, way.context(), None
     try:
         async with (
             _channel(target, context) as channel,

@@ -11,7 +11,7 @@ from dm.peer import ManagerError
 from dm.tls import Tls
 from dm.v1 import agent_pb2
 from dm.v1.agent_service_pb2 import ReportRequest, ReportResponse
-from dma.call import Call, calling
+from dma.call import Call, Transport, calling
 from dma.clock import clock_watched
 from dma.logs import log
 from dma.netlink import NetlinkError
@@ -35,8 +35,7 @@ class Reporter:
         """Set when the first Hello has been sent."""
         self._report = report
         self._urgency = urgency
-        self._target = target
-        self._tls = tls
+        self._way = Transport(target, tls)
         self._stream: _Stream | None = None
 
     @property
@@ -49,20 +48,20 @@ class Reporter:
         complaint, delays = "", self._delays()
         with clock_watched(self.doubt):
             while True:
-                stream = _Stream(
-                    self._report, self._urgency, target=self._target, tls=self._tls, greeted=self.greeted
-                )
+                stream = _Stream(self._report, self._urgency, self._way, greeted=self.greeted)
                 self._stream = stream
                 try:
                     await stream.run()
                 except* ManagerError as group:
                     if stream.welcomed or str(first_of(group)) != complaint:
                         complaint = str(first_of(group))
-                        log.warning("manager lost", target=self._target, reason=complaint)
+                        log.warning("manager lost", target=self._way.target, reason=complaint)
                 self._stream = None
                 heed_cancellation()
                 if stream.welcomed:
                     delays = self._delays()
+                else:
+                    self._way.doubt()
                 await asyncio.sleep(next(delays))
 
     def doubt(self) -> None:
@@ -82,14 +81,11 @@ class Reporter:
 class _Stream:
     """One call of the manager."""
 
-    def __init__(
-        self, report: Report, urgency: Urgency, *, target: str, tls: Tls | None, greeted: asyncio.Event
-    ) -> None:
+    def __init__(self, report: Report, urgency: Urgency, way: Transport, *, greeted: asyncio.Event) -> None:
         self.welcomed = False
         self._report = report
         self._urgency = urgency
-        self._target = target
-        self._tls = tls
+        self._way = way
         self._greeted = greeted
         self._greeting_due = True
         self._doubted = False
@@ -101,12 +97,12 @@ class _Stream:
 
     async def run(self) -> NoReturn:
         """Speak and listen until either fails with :class:`ManagerError`."""
-        async with calling(self._target, tls=self._tls) as call:
+        async with calling(self._way) as call:
             try:
                 await self._greet(call)
                 async with asyncio.timeout(PEER_TIMEOUT_S):
                     self._take(await call.receive())
-                log.info("connected", target=self._target, generation=self._report.generation)
+                log.info("connected", target=self._way.target, generation=self._report.generation)
                 self.welcomed = True
                 # Python 3.11 counts a task as cancelled for ever when a child of its group fails while only children
                 # are waited for; the group's own body is the speaker, so that this cannot be.
@@ -114,7 +110,7 @@ class _Stream:
                     group.create_task(self._listen(call))
                     await self._speak(call)
             except TimeoutError as e:
-                raise ManagerError(peer.LATE.format(target=self._target)) from e
+                raise ManagerError(peer.LATE.format(target=self._way.target)) from e
 
     async def _greet(self, call: Call) -> None:
         self._greeting_due = False
@@ -161,7 +157,7 @@ class _Stream:
                 async with asyncio.timeout(PEER_TIMEOUT_S):
                     await call.send(request)
         except TimeoutError as e:
-            raise ManagerError(f"the manager at {self._target} takes nothing in: see its log") from e
+            raise ManagerError(f"the manager at {self._way.target} takes nothing in: see its log") from e
 
 
 def _reconnect(request: agent_pb2.Reconnect) -> None:

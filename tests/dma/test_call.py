@@ -12,7 +12,7 @@ from dm.peer import ManagerError
 from dm.tls import Tls
 from dm.v1.agent_pb2 import Hello
 from dm.v1.agent_service_pb2 import ReportRequest
-from dma.call import Call, calling
+from dma.call import Call, Transport, calling
 from idm.ca import Authority
 from tests.dm.secure import HERE, expired, free_port, secure_manager
 from tests.dma.recorder import Recorder, served
@@ -25,7 +25,7 @@ HELLO = ReportRequest(hello=Hello(stack="shop", vcd="web"))
 async def problem(target: str, tls: Tls | None = None) -> str:
     """What an agent is told; empty when it is answered."""
     try:
-        async with asyncio.timeout(DEADLINE_S), calling(target, tls=tls) as call:
+        async with asyncio.timeout(DEADLINE_S), calling(Transport(target, tls)) as call:
             await call.send(HELLO)
             await call.receive()
     except ManagerError as error:
@@ -90,7 +90,11 @@ def test_an_end_within_a_group_is_explained(tmp_path: Path) -> None:
             await call.receive()
 
     async def be_left(manager: AsyncExitStack, target: str) -> None:
-        async with asyncio.timeout(DEADLINE_S), calling(target) as call, asyncio.TaskGroup() as tasks:
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            calling(Transport(target)) as call,
+            asyncio.TaskGroup() as tasks,
+        ):
             await call.send(HELLO)
             await call.receive()
             tasks.create_task(listen(call))
@@ -104,3 +108,23 @@ def test_an_end_within_a_group_is_explained(tmp_path: Path) -> None:
                 await be_left(manager, target)
 
     asyncio.run(story())
+
+
+def test_files_are_tried_out_once_while_they_stay(tmp_path: Path) -> None:
+    """What encrypts a call serves the next one, until a file is replaced, or a call did not come about."""
+    authority = Authority(tmp_path / "ca", "shop")
+    tls = authority.vcd("web")
+    way = Transport("198.18.0.1:7443", tls)
+    first = way.context()
+    assert way.context() is first
+    renewed = tls.certificate.with_suffix(".new")
+    renewed.write_bytes(tls.certificate.read_bytes())
+    renewed.chmod(0o600)
+    renewed.replace(tls.certificate)
+    second = way.context()
+    assert second is not first
+    way.doubt()
+    assert way.context() is not second
+    tls.certificate.unlink()
+    with pytest.raises(ManagerError, match="cannot read"):
+        way.context()
