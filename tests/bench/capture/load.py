@@ -16,6 +16,8 @@ SUBNET = "198.18.77.0/24"
 FIRST = "198.18.77.1"
 DESTINATIONS = 100
 PORT = 7400
+BATCHES = {"tcp": 5, "udp": 20, "connected": 20}
+"""Calls that are timed together: so few that no tick of the kernel's clock is in most times, in a slow guest either."""
 PROGRAM = f"load-{os.getpid()}"
 """What the kernel calls the generator; other benchmarks on the machine have another."""
 
@@ -42,10 +44,10 @@ class Generator:
         self._process.kill()
         self._process.communicate()
 
-    def start(self, kind: str, *, milliseconds: int, batch: int = 20, period_us: int = 0) -> None:
+    def start(self, kind: str, *, milliseconds: int, batch: int | None = None, period_us: int = 0) -> None:
         """Begin to make calls for so long: a batch every ``period_us``, or one after the other."""
         assert self._process.stdin
-        self._process.stdin.write(f"{kind} {batch} {period_us} {milliseconds}\n")
+        self._process.stdin.write(f"{kind} {batch or BATCHES[kind]} {period_us} {milliseconds}\n")
         self._process.stdin.flush()
 
     def finish(self) -> Done:
