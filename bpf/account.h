@@ -19,25 +19,60 @@ static __always_inline void wake(enum urgency urgency)
 		lose(LOST_RING_FULL);
 }
 
-static __always_inline struct counters *counters_of(const struct destination *key)
-{
-	struct counters *counters = bpf_map_lookup_elem(MAP(destinations), key);
-	struct counters nothing = {};
-	bool created;
+#define SPREAD 0x9e3779b97f4a7c15 /* what it is multiplied by can be had back */
 
-	if (counters)
-		return counters;
-	created = !bpf_map_update_elem(MAP(destinations), key, &nothing, BPF_NOEXIST);
-	counters = bpf_map_lookup_elem(MAP(destinations), key);
-	if (!counters) {
-		lose(LOST_MAP_FULL);
-		return NULL;
-	}
-	if (created) {
-		counters->first_ns = bpf_ktime_get_ns();
+/* No two destinations that differ in one word share a digest, and of others next to none. */
+static __always_inline __u64 digest_of(const struct destination *key)
+{
+	const __u64 *words = (const __u64 *)key;
+	__u64 digest = words[0] * SPREAD + words[1];
+
+	digest = (digest ^ digest >> 32) * SPREAD + words[2];
+	digest = (digest ^ digest >> 32) * SPREAD + words[3];
+	return (digest ^ digest >> 32) * SPREAD + words[4];
+}
+
+static __always_inline bool is_same_destination(const struct destination *one, const struct destination *other)
+{
+	const __u64 *words = (const __u64 *)one, *others = (const __u64 *)other;
+	__u64 differ = 0;
+
+	for (unsigned int i = 0; i < sizeof(*one) / sizeof(*words); i++)
+		differ |= words[i] ^ others[i];
+	return !differ;
+}
+
+/* Of a destination that was counted before, unless the reader has made room meanwhile. */
+static __always_inline struct counters *known_counters(__u64 digest)
+{
+	struct entry *entry = bpf_map_lookup_elem(MAP(destinations), &digest);
+
+	return entry ? &entry->counters : NULL;
+}
+
+static __always_inline struct entry *entered(const struct destination *key, __u64 digest)
+{
+	struct entry entry = { .destination = *key };
+	bool created = !bpf_map_update_elem(MAP(destinations), &digest, &entry, BPF_NOEXIST);
+	struct entry *there = bpf_map_lookup_elem(MAP(destinations), &digest);
+
+	if (there && created) {
+		there->counters.first_ns = bpf_ktime_get_ns();
 		wake(FIRST_SIGHTING);
 	}
-	return counters;
+	return there;
+}
+
+static __always_inline struct counters *counters_of(const struct destination *key, __u64 digest)
+{
+	struct entry *entry = bpf_map_lookup_elem(MAP(destinations), &digest);
+
+	if (!entry)
+		entry = entered(key, digest);
+	if (entry && is_same_destination(&entry->destination, key))
+		return &entry->counters;
+	lose(LOST_MAP_FULL); /* or its place is taken, once in some hundred thousand million full tables */
+	return NULL;
 }
 
 static __always_inline enum failure failure_of(int error)
@@ -68,9 +103,9 @@ static __always_inline void count_failure(struct counters *counters, enum failur
 	wake(FAILED);
 }
 
-static __always_inline struct counters *count_attempt(const struct destination *key)
+static __always_inline struct counters *count_attempt(const struct destination *key, __u64 digest)
 {
-	struct counters *counters = counters_of(key);
+	struct counters *counters = counters_of(key, digest);
 
 	if (counters) {
 		__sync_fetch_and_add(&counters->attempts, 1);

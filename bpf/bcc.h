@@ -21,9 +21,11 @@
 #define ADDRESS(object, member) ((void *)&(object)->member)
 #define MAP(name) ((void *)bpf_pseudo_fd(1, name##_fd))
 #define SELF own_tgid()
-/* It has no variables: what has ended is always forgotten. */
+/* It has no variables: what has ended is always forgotten, and every socket looked up. */
 #define FOLLOWED 0xffffffffU
 #define COUNT_FOLLOWED(n) ((void)0)
+#define MAY_BE_UNSETTLED(sk) true
+#define COUNT_UNSETTLED(sk, n) ((void)0)
 #define TRUSTED_TASK ((struct task_struct *)NULL)
 
 #if IS_ENABLED(CONFIG_IPV6)

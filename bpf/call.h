@@ -36,17 +36,21 @@ static __always_inline int tcp_connected(struct sock *sk, const void *address, i
 	set_name(&key, &name, version);
 	if (version == V6 && is_v4(&key) && !IS_IPV6_ONLY(sk))
 		return 0;
-	set_command(&key);
-	connect_failed(sk, &key, -error);
+	if (set_caller(&key))
+		connect_failed(sk, &key, -error);
 	return 0;
 }
 
 static __always_inline int connect_begun(struct sock *sk, void *to)
 {
-	struct call call = { .sk = sk, .to = to };
+	struct call call = { .sk = sk, .to = to }, *former;
 	__u64 thread = bpf_get_current_pid_tgid();
 
-	bpf_map_update_elem(MAP(calls), &thread, &call, BPF_ANY);
+	former = bpf_map_lookup_elem(MAP(calls), &thread);
+	if (former)
+		*former = call;
+	else
+		bpf_map_update_elem(MAP(calls), &thread, &call, BPF_ANY);
 	return 0;
 }
 
@@ -55,11 +59,11 @@ static __always_inline int connect_ended(int error, enum version version)
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct call *call = bpf_map_lookup_elem(MAP(calls), &thread);
 
-	if (!call)
+	if (!call || !call->sk)
 		return 0;
 	if (error)
 		tcp_connected(call->sk, call->to, error, version);
-	bpf_map_delete_elem(MAP(calls), &thread);
+	call->sk = NULL;
 	return 0;
 }
 
@@ -81,10 +85,9 @@ static __always_inline int datagram_sent(struct sock *sk, struct msghdr *msg, en
 		set_peer(&key, sk);
 	if ((version == V6 && is_v4(&key)) || !is_wanted(sk, &key) || is_reply(sk, &key))
 		return 0;
-	if (FIELD((struct udp_sock *)sk, pending))
+	if (FIELD((struct udp_sock *)sk, pending) || !set_caller(&key))
 		return 0;
-	set_command(&key);
-	count_attempt(&key);
+	count_attempt(&key, digest_of(&key));
 	return 0;
 }
 
@@ -100,9 +103,8 @@ static __always_inline int peer_named(struct sock *sk, const void *address, enum
 	if (name.family != (version == V6 ? AF_INET6 : AF_INET))
 		return 0;
 	set_name(&key, &name, version);
-	if ((version == V6 && is_v4(&key)) || !is_wanted(sk, &key) || is_reply(sk, &key))
+	if ((version == V6 && is_v4(&key)) || !is_wanted(sk, &key) || is_reply(sk, &key) || !set_caller(&key))
 		return 0;
-	set_command(&key);
 	bpf_map_update_elem(MAP(peers), &place, &key, BPF_ANY);
 	return 0;
 }
@@ -120,7 +122,7 @@ static __always_inline void peer_error(struct sock *sk)
 	set_peer(&now, sk);
 	if (!is_same_place(peer, &now))
 		return; /* of another socket that was at this address before */
-	counters = counters_of(peer);
+	counters = counters_of(peer, digest_of(peer));
 	if (counters)
 		count_failure(counters, failure_of(error), error);
 }

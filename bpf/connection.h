@@ -6,7 +6,7 @@
 
 static __always_inline void tcp_failed(struct connection *connection, enum failure failure, int error)
 {
-	struct counters *counters = bpf_map_lookup_elem(MAP(destinations), &connection->key);
+	struct counters *counters = known_counters(connection->digest);
 
 	connection->phase = IDLE;
 	if (!counters)
@@ -24,7 +24,7 @@ static __always_inline void tcp_unsent(struct connection *connection)
 
 static __always_inline void tcp_established(struct connection *connection)
 {
-	struct counters *counters = bpf_map_lookup_elem(MAP(destinations), &connection->key);
+	struct counters *counters = known_counters(connection->digest);
 
 	connection->phase = OPEN;
 	if (!counters)
@@ -38,7 +38,7 @@ static __always_inline void tcp_established(struct connection *connection)
 /* Left ESTABLISHED, whoever closed first and however: a half-closed connection holds nothing any more. */
 static __always_inline void tcp_ended(struct connection *connection)
 {
-	struct counters *counters = bpf_map_lookup_elem(MAP(destinations), &connection->key);
+	struct counters *counters = known_counters(connection->digest);
 
 	connection->phase = IDLE;
 	if (counters)
@@ -56,7 +56,7 @@ static __always_inline void tcp_given_up(struct connection *connection)
 		return;
 	}
 	connection->phase = IDLE;
-	counters = bpf_map_lookup_elem(MAP(destinations), &connection->key);
+	counters = known_counters(connection->digest);
 	if (!counters)
 		return;
 	__sync_fetch_and_add(&counters->pending, -1);
@@ -76,8 +76,8 @@ static __always_inline void tcp_settle(struct connection *connection)
 /* What is there already is the socket's former attempt, or what is left of another socket. */
 static __always_inline void tcp_begin(struct sock *sk, const struct destination *key, enum phase phase)
 {
-	struct connection begun = { .key = *key, .phase = LOST }, *former = connection_of(sk);
-	struct counters *counters = count_attempt(key);
+	struct connection begun = { .digest = digest_of(key), .phase = LOST }, *former = connection_of(sk);
+	struct counters *counters = count_attempt(key, begun.digest);
 	__u64 address = (__u64)sk;
 
 	if (counters) {
@@ -88,16 +88,27 @@ static __always_inline void tcp_begin(struct sock *sk, const struct destination 
 		__sync_fetch_and_add(&counters->pending, 1);
 	}
 	if (former) {
+		if (former->phase == IDLE)
+			COUNT_UNSETTLED(sk, 1);
 		tcp_settle(former);
 		*former = begun;
 	} else if (!bpf_map_update_elem(MAP(attempts), &address, &begun, BPF_NOEXIST)) {
 		COUNT_FOLLOWED(1);
+		COUNT_UNSETTLED(sk, 1);
 	} else if (counters) {
 		__sync_fetch_and_add(&counters->pending, -1);
 		__sync_fetch_and_add(&counters->attempts, -1);
 		if (phase == SENT || !knobs.every_socket) /* else its SYN begins it once more */
 			lose(LOST_MAP_FULL);
+		return;
 	}
+	if (begun.phase == CALLED)
+		note_call(sk);
+}
+
+static __always_inline bool is_waiting(const struct connection *connection)
+{
+	return connection->phase == CALLED || connection->phase == SENT;
 }
 
 /* ICMP that answers a SYN while connect() still holds the socket ends nothing: IPv4 queues it for the caller to read. */
@@ -114,9 +125,9 @@ static __always_inline int queued_error(struct sock *sk)
 
 static __always_inline void tcp_error(struct sock *sk)
 {
-	struct connection *connection = connection_of(sk);
+	struct connection *connection = unsettled_connection_of(sk);
 
-	if (connection && connection->phase == SENT)
+	if (connection && is_waiting(connection))
 		connection->error = queued_error(sk);
 }
 
@@ -139,9 +150,8 @@ static __always_inline int begin_from_socket(struct sock *sk)
 	struct destination key = { .transport = IPPROTO_TCP };
 
 	set_peer(&key, sk);
-	if (!is_wanted(sk, &key))
+	if (!is_wanted(sk, &key) || !set_caller(&key))
 		return 0;
-	set_command(&key);
 	tcp_begin(sk, &key, SENT);
 	return 0;
 }
@@ -151,25 +161,25 @@ static __always_inline void syn_sent(struct sock *sk, struct connection *connect
 	if (connection && connection->phase == CALLED)
 		connection->phase = SENT;
 	else if (connection && connection->phase == LOST)
-		connection->phase = IDLE;
+		forget_settled(sk, connection);
 	else if (knobs.every_socket) /* no cgroup hook on its way: fast open, multipath TCP, or the hook is missing */
 		begin_from_socket(sk);
 }
 
-static __always_inline bool is_waiting(const struct connection *connection)
+/* Half of all changes of state tell nothing of attempts, and most others are of sockets that were called. */
+static __always_inline bool tells_of_attempts(struct sock *sk, int oldstate, int newstate)
 {
-	return connection->phase == CALLED || connection->phase == SENT;
+	if (newstate == BPF_TCP_SYN_SENT)
+		return !knobs.peers_by_address && !take_call(sk);
+	return (oldstate == BPF_TCP_SYN_SENT || oldstate == BPF_TCP_ESTABLISHED) && MAY_BE_UNSETTLED(sk);
 }
 
 /* The kernel skips a tracepoint's program that is running already on the same CPU. What the next change tells of a
  * skipped one is made up for, so that no gauge stays wrong. */
 static __always_inline void state_changed(struct sock *sk, int oldstate, int newstate)
 {
-	struct connection *connection;
+	struct connection *connection = unsettled_connection_of(sk);
 
-	if (newstate != BPF_TCP_SYN_SENT && oldstate != BPF_TCP_SYN_SENT && oldstate != BPF_TCP_ESTABLISHED)
-		return; /* tells nothing of attempts */
-	connection = connection_of(sk);
 	if (newstate == BPF_TCP_SYN_SENT) {
 		syn_sent(sk, connection);
 		return;
@@ -187,10 +197,12 @@ static __always_inline void state_changed(struct sock *sk, int oldstate, int new
 
 static __always_inline void tcp_destroyed(struct sock *sk)
 {
-	struct connection *connection = connection_of(sk);
+	struct connection *connection = unsettled_connection_of(sk);
 
 	if (!connection)
 		return;
+	if (connection->phase == CALLED)
+		take_call(sk);
 	tcp_settle(connection);
 	connection->phase = IDLE;
 	forget_settled(sk, connection);
@@ -199,12 +211,11 @@ static __always_inline void tcp_destroyed(struct sock *sk)
 /* connect() has failed. Unless its SYN went out, nothing else tells of it. */
 static __always_inline void connect_failed(struct sock *sk, const struct destination *key, int error)
 {
-	struct connection *connection = connection_of(sk);
 	struct counters *counters;
 
-	if ((connection && connection->phase != IDLE) || !is_wanted(sk, key))
+	if (unsettled_connection_of(sk) || !is_wanted(sk, key))
 		return;
-	counters = count_attempt(key);
+	counters = count_attempt(key, digest_of(key));
 	if (counters)
 		count_failure(counters, failure_of(error), error);
 }

@@ -73,29 +73,27 @@ static __always_inline __u64 until_nul(__u64 text)
 	return nul ? text & (((nul & -nul) >> 7) - 1) : text;
 }
 
-/* The process's own name: threads have names of their own, which say nothing and multiply the keys. */
-static __always_inline void set_command(struct destination *key)
+/* The process's own name: threads have names of their own, which say nothing and multiply the keys. False if it is the
+ * agent. Processes' numbers are those of the kernel's own namespace, whatever namespace the caller is in. */
+static __always_inline bool set_caller(struct destination *key)
 {
 	struct task_struct *task = TRUSTED_TASK, *process;
 	__u64 *command = (__u64 *)key->command, *comm;
 
 	if (task) {
+		if ((__u32)task->tgid == SELF)
+			return false;
 		comm = (__u64 *)task->group_leader->comm;
 		command[0] = until_nul(comm[0]);
 		command[1] = command[0] >> 56 ? until_nul(comm[1]) : 0;
-		return;
+		return true;
 	}
 	task = (struct task_struct *)bpf_get_current_task();
+	if ((__u32)FIELD(task, tgid) == SELF)
+		return false;
 	process = FIELD(task, group_leader);
 	bpf_probe_read_kernel_str(&key->command, sizeof(key->command), ADDRESS(process, comm));
-}
-
-/* In the numbers of the kernel's own namespace, whatever namespace the caller is in. */
-static __always_inline __u32 calling_tgid(void)
-{
-	struct task_struct *task = TRUSTED_TASK;
-
-	return task ? task->tgid : (__u32)FIELD((struct task_struct *)bpf_get_current_task(), tgid);
+	return true;
 }
 
 static __always_inline __u32 netns_of(struct sock *sk)
@@ -105,13 +103,21 @@ static __always_inline __u32 netns_of(struct sock *sk)
 	return FIELD(net, ns.inum);
 }
 
-static __always_inline bool is_wanted(struct sock *sk, const struct destination *key)
+static __always_inline bool is_watched(struct sock *sk)
 {
-	if (!key->dport || is_noise(key) || calling_tgid() == SELF)
-		return false;
-	if (knobs.netns && netns_of(sk) != knobs.netns)
+	return !knobs.netns || netns_of(sk) == knobs.netns;
+}
+
+static __always_inline bool may_be_wanted(const struct destination *key)
+{
+	if (!key->dport || is_noise(key))
 		return false;
 	return knobs.keep_loopback || !is_loopback(key);
+}
+
+static __always_inline bool is_wanted(struct sock *sk, const struct destination *key)
+{
+	return may_be_wanted(key) && is_watched(sk);
 }
 
 #endif

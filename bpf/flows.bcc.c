@@ -14,7 +14,7 @@ int inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (struct sock *)ctx->args[0];
 
-	if (FIELD(sk, sk_protocol) == IPPROTO_TCP)
+	if (tells_of_attempts(sk, ctx->args[1], ctx->args[2]) && FIELD(sk, sk_protocol) == IPPROTO_TCP)
 		state_changed(sk, ctx->args[1], ctx->args[2]);
 	return 0;
 }

@@ -19,14 +19,15 @@
 const volatile struct knobs knobs;
 __u32 self_tgid; /* the agent, whose own traffic is no dependency; filled in by learn_self() */
 __s64 followed; /* entries of attempts */
+struct place places[1 << PLACE_BITS];
 
-/* Inserted by the first attempt to a destination. Deleted only by the reader, when idle; bounded by its size, which the
+/* Destinations by their digests. Inserted by the first attempt. Deleted only by the reader, when idle; bounded by its size, which the
  * loader sets, and what does not fit is counted in losses. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
-	__type(key, struct destination);
-	__type(value, struct counters);
+	__type(key, __u64);
+	__type(value, struct entry);
 } destinations SEC(".maps");
 
 /* What TCP sockets are at, by the socket's address. Inserted by connect(), and once more than knobs.kept are followed,
@@ -57,11 +58,11 @@ struct {
 	__type(value, struct destination);
 } peers SEC(".maps");
 
-/* Calls of connect() that have not returned yet, for kprobes, by thread. Inserted at their entry, deleted at their return;
- * the kernel drops the oldest should returns be missed. */
+/* Calls of connect() that have not returned yet, for kprobes, by thread. Inserted by a thread's first, whose entry its next
+ * ones use; the kernel drops the oldest, which are no calls any more. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 4096);
 	__type(key, __u64);
 	__type(value, struct call);
 } calls SEC(".maps");
@@ -90,12 +91,20 @@ struct {
 #include "cgroup.h"
 #include "call.h"
 
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
+/* Apart, so that the program for what tells nothing is short. */
+static __noinline int state_changed_tellingly(unsigned long long *ctx)
 {
+	struct sock *sk = (struct sock *)ctx[0];
+
 	if (sk->sk_protocol == IPPROTO_TCP)
-		state_changed(sk, oldstate, newstate);
+		state_changed(sk, ctx[1], ctx[2]);
 	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int inet_sock_set_state(unsigned long long *ctx)
+{
+	return tells_of_attempts((struct sock *)ctx[0], ctx[1], ctx[2]) ? state_changed_tellingly(ctx) : 0;
 }
 
 SEC("tp_btf/tcp_destroy_sock")

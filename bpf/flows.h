@@ -7,13 +7,13 @@ enum failure { REFUSED, TIMED_OUT, UNREACHABLE, RESET, OTHER, FAILURES };
 enum loss { LOST_MAP_FULL, LOST_RING_FULL, LOSSES };
 enum urgency { FIRST_SIGHTING, FAILED };
 
-/* Who is called, and by which program: the key of the table. Never the source port. */
+/* Who is called, and by which program. Never the source port. */
 struct destination {
 	__u32 daddr[4]; /* network order; IPv4 as ::ffff:a.b.c.d, which also tells the family */
 	__u8 command[16]; /* of the process, not of the thread; NUL padded */
 	__u16 dport; /* host order */
 	__u8 transport; /* IPPROTO_TCP or IPPROTO_UDP */
-	__u8 pad;
+	__u8 pad[5];
 };
 
 /* attempts = established + pending + cancelled + the sum of failures, for TCP. Times are CLOCK_MONOTONIC; 0 is never. */
@@ -33,10 +33,18 @@ struct counters {
 	__u32 pad;
 };
 
+/* What the table holds. Its key is a digest of the destination: the kernel's own hash of something so long, and the
+ * comparison, would cost twice as much as all that the programs do. */
+struct entry {
+	struct destination destination;
+	struct counters counters;
+};
+
 /* A connected UDP socket, whose datagrams nobody looks at. */
 struct talk {
 	struct destination key;
 	__u32 counted; /* an error told of a datagram, so that it is an attempt already */
+	__u32 pad;
 	__u64 begun_ns;
 };
 
@@ -61,8 +69,8 @@ struct knobs {
 	__u8 pad[7];
 };
 
-_Static_assert(sizeof(struct destination) == 36 && sizeof(struct counters) == 120, "layout of the table");
-_Static_assert(sizeof(struct talk) == 48, "layout of connected UDP sockets");
+_Static_assert(sizeof(struct destination) == 40 && sizeof(struct entry) == 160, "layout of the table");
+_Static_assert(sizeof(struct talk) == 56, "layout of connected UDP sockets");
 _Static_assert(sizeof(struct event) == 8 && sizeof(struct knobs) == 40, "layout of events and knobs");
 
 #endif

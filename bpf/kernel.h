@@ -91,6 +91,9 @@ struct task_struct {
 #define SELF self_tgid
 #define FOLLOWED followed
 #define COUNT_FOLLOWED(n) __sync_fetch_and_add(&followed, n)
+#define PLACE_BITS 15
+#define MAY_BE_UNSETTLED(sk) (place_of(sk)->unsettled != 0)
+#define COUNT_UNSETTLED(sk, n) __sync_fetch_and_add(&place_of(sk)->unsettled, n)
 /* Reads of memory that the kernel vouches for cost nothing beside probes of it. */
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define TRUSTED_TASK (knobs.trusted_task ? bpf_get_current_task_btf() : NULL)

@@ -27,7 +27,7 @@ static __always_inline void talk_ended(struct sock *sk)
 	if (!talk)
 		return;
 	if (!talk->counted && (has_received(sk) || bpf_ktime_get_ns() - talk->begun_ns >= knobs.talk_ns))
-		count_attempt(&talk->key);
+		count_attempt(&talk->key, digest_of(&talk->key));
 	bpf_map_delete_elem(MAP(talks), &address);
 }
 
@@ -41,7 +41,7 @@ static __always_inline void talk_begun(struct sock *sk, const struct destination
 	if (is_reply(sk, key))
 		return;
 	if (knobs.count_udp_connects || IS_KERNELS(sk))
-		count_attempt(key);
+		count_attempt(key, digest_of(key));
 	else if (bpf_map_update_elem(MAP(talks), &address, &begun, BPF_ANY))
 		lose(LOST_MAP_FULL);
 }
@@ -52,10 +52,12 @@ static __always_inline void talk_error(struct sock *sk)
 	struct talk *talk = talk_of(sk);
 	int error = FIELD(sk, sk_err);
 	struct counters *counters;
+	__u64 digest;
 
 	if (!talk || !error)
 		return;
-	counters = talk->counted ? counters_of(&talk->key) : count_attempt(&talk->key);
+	digest = digest_of(&talk->key);
+	counters = talk->counted ? counters_of(&talk->key, digest) : count_attempt(&talk->key, digest);
 	talk->counted = 1;
 	if (counters)
 		count_failure(counters, failure_of(error), error);

@@ -20,7 +20,7 @@ import msgspec
 
 from dma.capture import libbpf
 from dma.capture.hooks import Hook, Kind
-from dma.capture.layout import CALL, CONNECTION, COUNTERS, DESTINATION, LOSSES, Knobs
+from dma.capture.layout import CALL, CONNECTION, DESTINATION, DIGEST_BYTES, ENTRY, LOSSES, Knobs
 from dma.capture.libbpf import Map, MapType
 from dma.flow import CaptureError
 
@@ -62,10 +62,10 @@ class Shape(NamedTuple):
 
 # As in bpf/flows.bpf.c, where each map's life is told; instead of a variable that holds the agent's number, a map.
 MAPS = {
-    "destinations": Shape(MapType.HASH, DESTINATION.size, COUNTERS.size, None),
+    "destinations": Shape(MapType.HASH, DIGEST_BYTES, ENTRY.size, None),
     "attempts": Shape(MapType.HASH, 8, CONNECTION.size, None),
     "peers": Shape(MapType.LRU_HASH, 8, DESTINATION.size, None),
-    "calls": Shape(MapType.LRU_HASH, 8, CALL.size, 1024),
+    "calls": Shape(MapType.LRU_HASH, 8, CALL.size, 4096),
     "events": Shape(MapType.RINGBUF, 0, 0, RING_BYTES),
     "losses": Shape(MapType.PERCPU_ARRAY, 4, 8, len(LOSSES)),
     "self": Shape(MapType.ARRAY, 4, 4, 1),

@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 from dma.flow import Destination, Failure, Loss, Transport
 
-DESTINATION = struct.Struct("=16s16sHBx")
+DESTINATION = struct.Struct("=16s16sHB5x")
 COUNTERS = struct.Struct("=13Q3I4x")
-TALK = struct.Struct("=36sIQ")
-CONNECTION = struct.Struct("=36sII4xQ")  # its size alone matters, and that of the next
+DIGEST_BYTES = 8
+ENTRY = struct.Struct("=40s13Q3I4x")
+TALK = struct.Struct("=40sI4xQ")
+CONNECTION = struct.Struct("=QIIQ")  # its size alone matters, and that of the next
 CALL = struct.Struct("=QQ")
 KNOBS = struct.Struct("=QQIII?????7x")
 FAILURES = tuple(Failure)  # in the order of enum failure
@@ -67,14 +69,14 @@ class Knobs(NamedTuple):
         return KNOBS.pack(*self)
 
 
-def keys(chunk: bytes) -> Iterator[bytes]:
-    """The keys of the table, one by one, undecoded."""
-    return (chunk[at : at + DESTINATION.size] for at in range(0, len(chunk), DESTINATION.size))
+def entries(chunk: bytes) -> Iterator[tuple[bytes, Counters]]:
+    """The values of the table, one by one: destinations, undecoded, and their counters."""
+    return ((key, Counters._make(counters)) for key, *counters in ENTRY.iter_unpack(chunk))
 
 
-def counters(chunk: bytes) -> Iterator[Counters]:
-    """The values of the table, one by one."""
-    return map(Counters._make, COUNTERS.iter_unpack(chunk))
+def digests(chunk: bytes) -> Iterator[bytes]:
+    """The keys of the table, one by one."""
+    return (chunk[at : at + DIGEST_BYTES] for at in range(0, len(chunk), DIGEST_BYTES))
 
 
 def talks(chunk: bytes) -> Iterator[Talk]:

@@ -59,17 +59,20 @@ class FlowTable:
         return entries, before
 
     def _entries(self) -> Iterator[tuple[bytes, Counters]]:
-        for keys, values in self._source.items():
-            yield from zip(layout.keys(keys), layout.counters(values), strict=True)
+        for _digests, values in self._source.items():
+            yield from layout.entries(values)
 
     def _forget_idle(self, entries: dict[bytes, Counters], held: Container[bytes]) -> None:
         before = time.monotonic_ns() - IDLE_NS
-        idle = [key for key, c in entries.items() if not (c.open or c.pending) and c.last_attempt_ns < before]
-        for key in idle:
-            if key in held:
-                continue
-            self._source.delete(key)
-            del entries[key]
+        idle = {
+            key: digest
+            for digests, values in self._source.items()
+            for digest, (key, c) in zip(layout.digests(digests), layout.entries(values), strict=True)
+            if not (c.open or c.pending or key in held) and c.last_attempt_ns < before
+        }
+        for key, digest in idle.items():
+            self._source.delete(digest)
+            entries.pop(key, None)
             self._cleared.pop(key, None)
 
     def _flow(self, key: bytes, now: Counters, held: Held) -> Flow:

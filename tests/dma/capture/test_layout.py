@@ -7,6 +7,7 @@ from pathlib import Path
 from dma.capture.layout import (
     COUNTERS,
     DESTINATION,
+    ENTRY,
     FAILURES,
     KNOBS,
     LOSSES,
@@ -15,6 +16,7 @@ from dma.capture.layout import (
     Knobs,
     Talk,
     destination,
+    entries,
     talks,
 )
 from dma.flow import Destination, Transport
@@ -46,6 +48,16 @@ def test_counters() -> None:
     compile_asserts(f"sizeof(struct counters) == {COUNTERS.size}", *offsets)
 
 
+def test_entry() -> None:
+    """The table's values are unpacked into destinations, undecoded, and their counters."""
+    compile_asserts(
+        f"sizeof(struct entry) == {ENTRY.size}",
+        f"offsetof(struct entry, counters) == {DESTINATION.size}",
+    )
+    key, one = bytes(range(DESTINATION.size)), Counters(*range(len(Counters._fields)))
+    assert list(entries(ENTRY.pack(key, *one) * 2)) == [(key, one)] * 2
+
+
 def test_knobs() -> None:
     """Each member of struct knobs stands where its Python field is packed to."""
     zero = (0, 0, 0, 0, 0, False, False, False, False, False)
@@ -58,7 +70,7 @@ def test_knobs() -> None:
 
 def test_talk() -> None:
     """A connected UDP socket is unpacked member by member."""
-    offsets = {"key": 0, "counted": DESTINATION.size, "begun_ns": DESTINATION.size + 4}
+    offsets = {"key": 0, "counted": DESTINATION.size, "begun_ns": DESTINATION.size + 8}
     compile_asserts(
         f"sizeof(struct talk) == {TALK.size}",
         *(f"offsetof(struct talk, {name}) == {offset}" for name, offset in offsets.items()),
