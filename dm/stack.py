@@ -171,7 +171,7 @@ class Stack:
         short a time for its peers to miss it, only their failures of that time are forgotten.
         """
         before = vcd.power, vcd.held
-        back = reverted and incarnation != vcd.reverted
+        back = reverted and bool(vcd.incarnation) and incarnation != vcd.reverted
         restarted = vcd.instance(power, incarnation, held=held, reverted=reverted)
         if before != (power, held):
             self._changed(vcd)

@@ -110,3 +110,13 @@ def test_a_machine_that_is_started_for_ever_is_a_crash_loop_all_the_same() -> No
         world.run(3.5)
     assert world.until(Verdict.FAILED, within_s=10.0) is not None
     assert world.culprits() == ["db"]
+
+
+def test_one_that_was_taken_back_before_its_launch_is_launched_like_all() -> None:
+    """What somebody did with a machine before the stack was there gives it no other begin."""
+    world = healthy()
+    world.new_manager()
+    db = world.vcd("db")
+    begun_s = db.started_s
+    world.stack.instance(db, Power.RUNNING, "first", expected=False, now_s=world.now_s, reverted=True)
+    assert db.started_s == begun_s
