@@ -136,7 +136,8 @@ class _Stream:
                 tick_s = min(tick_s, loop.time() + interval_s)
             else:
                 intervals = IDLE_INTERVALS if said[0].HasField("heartbeat") else 1
-                tick_s = max(tick_s + intervals * interval_s, loop.time())
+                # What was said before its time moves the next one forward, too.
+                tick_s = max(min(tick_s, loop.time()) + intervals * interval_s, loop.time())
             urgent = await self._urgency.wait(tick_s)
 
     def _take(self, response: ReportResponse) -> None:

@@ -135,6 +135,8 @@ def test_who_doubts_the_stream_says_something_at_once(socket_path: Path) -> None
             reporter.doubt()
             await recorder.until(lambda: len(recorder.said("heartbeat")) > before)
             assert time.monotonic() - begin_s < INTERVAL_S / 2
+            await recorder.until(lambda: len(recorder.said("heartbeat")) > before + 1)
+            assert time.monotonic() - begin_s < 3 * INTERVAL_S
 
     asyncio.run(scene())
 
