@@ -167,28 +167,32 @@ class Stack:
 
         A restart begins the VCD's launch again: its own edges and those to it are due as they were after the launch.
         One that keeps restarting is forgiven a few times only; ``expected`` ones, our own doing, always, and those that
-        somebody else has ``reverted``. One that goes on out of somebody's hands is due anew, too; if he had it for too
-        short a time for its peers to miss it, only their failures of that time are forgotten.
+        somebody else has ``reverted``. One that goes on out of somebody's hands as it was is spared for as long as it
+        was held: so long its peers may wait until they try again.
         """
         before = vcd.power, vcd.held
+        if held and not vcd.held:
+            vcd.held_since_s, vcd.held_as = now_s, vcd.incarnation
         back = reverted and bool(vcd.incarnation) and incarnation != vcd.reverted
         restarted = vcd.instance(power, incarnation, held=held, reverted=reverted)
         if before != (power, held):
             self._changed(vcd)
-        if held and not before[1]:
-            vcd.held_since_s = now_s
-        let_go = bool(before[1]) and not held and (reverted or not vcd.loops(now_s))
+        let_go = bool(before[1]) and not held
+        begun = bool(vcd.held_as) and not vcd.loops(now_s)
+        anew = let_go and vcd.incarnation != vcd.held_as and (reverted or begun)
         if restarted:
             vcd.pending_table = set()
             if reverted or vcd.is_forgiven(now_s) or expected:
                 vcd.started_s = now_s
                 self.graph.restart(vcd.name, now_s=now_s)
             self._see(vcd, None, now_s)
-        elif back or let_go:
-            if back or reverted or now_s - vcd.held_since_s > self.spec.policy.confirm_s:
-                vcd.started_s = now_s
+        elif back or anew:
+            vcd.started_s = now_s
             self.graph.pardon(vcd.name)
             self._changed(vcd)
+        elif let_go:
+            vcd.spared_until_s = now_s + (now_s - vcd.held_since_s)
+            self.graph.pardon(vcd.name)
         self._judge_touched(now_s)
         return restarted
 

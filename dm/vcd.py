@@ -55,7 +55,9 @@ class VcdState:
         self.last_loss_s: float | None = None
         self.power = Power.UNKNOWN
         self.held = ""
-        self.held_since_s = 0.0
+        # Since when it is held, which incarnation it was before, and until when it is spared after it was let go.
+        self.held_since_s = self.spared_until_s = 0.0
+        self.held_as = ""
         self.reverted = ""
         self.incarnation = ""
         # Why its deployer cannot take it back; empty when it can.

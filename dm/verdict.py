@@ -87,7 +87,7 @@ class Judge:
             reasons = (f"{symptom.key}: {symptom.judged.reason}" for symptom in found)
             return Judgement(verdict, (*because, *reasons), share, shares, finding, found, self._fault_s)
 
-        if held := _held(view, found, finding):
+        if held := _held(view, found, finding, now_s):
             # Once nobody holds it any more, what still deviates is confirmed anew.
             self.acquit()
             return judgement(Verdict.INCONCLUSIVE, f"{'; '.join(held)}: nothing is rolled back meanwhile")
@@ -132,12 +132,13 @@ def _judge_whole(view: View) -> Judgement:
     return Judgement(Verdict.OK, ("every golden edge is as it should be",), share, shares)
 
 
-def _held(view: View, found: Sequence[Symptom], finding: Finding) -> list[str]:
-    """Who of those that the symptoms are about is in somebody's hands, and how."""
+def _held(view: View, found: Sequence[Symptom], finding: Finding, now_s: float) -> list[str]:
+    """Who of those that the symptoms are about is in somebody's hands, or was until just now, and how."""
     about = {end for symptom in found for end in (symptom.key.source, symptom.key.target)}
     about |= {suspect.name for suspect in finding.culprits}
-    held = (vcd for vcd in view.doubtful.values() if vcd.held and vcd.name in about)
-    return [f"{vcd.name} {vcd.held}" for vcd in held]
+    vcds = [view.vcds[name] for name in sorted(about) if name in view.vcds]
+    spared = (f"{vcd.name} goes on only now" for vcd in vcds if not vcd.held and now_s < vcd.spared_until_s)
+    return [*(f"{vcd.name} {vcd.held}" for vcd in vcds if vcd.held), *spared]
 
 
 def _doubt_of(view: View, found: Sequence[Symptom], now_s: float) -> str:
