@@ -17,7 +17,7 @@ from dma.capture import libbpf
 from dma.capture.core import BTF, CoreLoader
 from dma.capture.hooks import CGROUP, FENTRY, KPROBE, Hook, Kind, Plan
 from dma.capture.plans import WAYS, Way
-from dma.capture.probed import check_possible, knobs_of, kprobes, sizes_of
+from dma.capture.probed import IPV6, check_possible, hooks_of, knobs_of, kprobes, sizes_of
 from dma.capture.settings import Settings
 from dma.capture.target import Target, cgroup2_root, opened_cgroup
 from dma.flow import CaptureError
@@ -51,6 +51,8 @@ def examine() -> Iterator[Finding]:
     place = kprobes()
     lacking = "neither a perf event source nor kprobe_events: boot a kernel built with CONFIG_KPROBES"
     yield Finding("kprobes", place is not None, str(place or lacking))
+    without = "this kernel runs without it: its functions are left out, and all of IPv4 is counted"
+    yield Finding("IPv6", IPV6.exists(), str(IPV6) if IPV6.exists() else without)
     for hook, plan in _hooks().items():
         yield _tried(f"{hook.kind.value} {hook.program}", partial(_attaches, hook, plan, root))
     found = importlib.util.find_spec("bcc") is not None
@@ -84,7 +86,7 @@ def _opens(way: Way) -> str:
 
 def _hooks() -> dict[Hook, Plan]:
     """Every hook once, with a plan that it is part of."""
-    return {hook: plan for plan in (CGROUP, FENTRY, KPROBE) for hook in plan.hooks}
+    return {hook: plan for plan in (CGROUP, FENTRY, KPROBE) for hook in hooks_of(plan)}
 
 
 def _tried(subject: str, attempt: Callable[[], str]) -> Finding:

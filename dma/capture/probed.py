@@ -104,7 +104,7 @@ class ProbedCapture:
 def open_probed_capture(plan: Plan, loader: Loader, target: Target, settings: Settings) -> ProbedCapture:
     """Load and attach everything that this kernel allows; raises ``CaptureError`` when too little is left."""
     check_possible(plan, target)
-    hooks = tuple(hook for hook in plan.hooks if IPV6.exists() or not hook.program.startswith(IPV6_FUNCTIONS))
+    hooks = hooks_of(plan)
     with ExitStack() as stack:
         cgroup_fd = _cgroup(stack, plan, target)
         netns = stack.enter_context(netns_inode(target.netns)) if target.netns else 0
@@ -117,6 +117,11 @@ def open_probed_capture(plan: Plan, loader: Loader, target: Target, settings: Se
         talks = None if plan.peers_by_address else Talks(loaded.map("talks"), lasting_ns=knobs.talk_ns)
         table = FlowTable(loaded.map("destinations"), talks)
         return ProbedCapture(plan, loader.name, loaded, probes, table, stack)
+
+
+def hooks_of(plan: Plan) -> tuple[Hook, ...]:
+    """Its hooks on this kernel: one that runs without IPv6 may lack functions, and calls none of them."""
+    return tuple(hook for hook in plan.hooks if IPV6.exists() or not hook.program.startswith(IPV6_FUNCTIONS))
 
 
 def _is_vital(hook: Hook, target: Target) -> bool:

@@ -3,6 +3,7 @@
 import errno
 import json
 import socket
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -30,6 +31,19 @@ def test_every_hook_is_tried() -> None:
     opened = {finding.subject: finding.detail for _, finding in doctor.try_ways()}
     assert opened["plan cgroup by core"] == "complete"
     assert ("boot one built with CONFIG_KPROBES" in opened["plan kprobe by core"]) == (kprobes() is None)
+
+
+def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where IPv6 is off that is said, and its functions, which may be absent, are not tried."""
+    monkeypatch.setattr("dma.capture.probed.IPV6", tmp_path / "absent")
+    monkeypatch.setattr("dma.doctor.IPV6", tmp_path / "absent")
+    findings = {finding.subject: finding for finding in doctor.examine()}
+    assert not findings["IPv6"].works
+    assert "runs without it" in findings["IPv6"].detail
+    assert not [subject for subject in findings if "v6_" in subject or "udpv6" in subject]
+    assert {finding.subject: finding.detail for _, finding in doctor.try_ways()}[
+        "plan cgroup by core"
+    ] == "complete"
 
 
 def test_a_privileged_process_is_not_told_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,15 +119,17 @@ class LibvirtLab:
         product: bool = False,
         image: GuestImage | None = None,
         directory: Path | None = None,
+        arguments: str = "",
     ) -> Guest:
         """A running guest with this host name and address of the lab's network; it answers commands.
 
         It is a copy of a guest of the flavour that once booted, with ``product`` of one that this tree's code is
-        installed in, or it boots, from the ``image`` that is given. Its disk is in ``directory``, or the lab's own.
+        installed in, or it boots, from the ``image`` that is given, with further ``arguments`` for its kernel. Its
+        disk is in ``directory``, or the lab's own.
         """
         host = self.host if directory is None else self.host._replace(directory=directory)
         interface = IPv4Interface(f"{address}/{self.gateway.network.prefixlen}")
-        spec = GuestSpec(name, interface, memory_mib, flavour.measured)
+        spec = GuestSpec(name, interface, memory_mib, flavour.measured, arguments)
         if image is None:
             base = self.image(flavour)
             kept = self._golden(base, flavour, memory_mib, product=product)

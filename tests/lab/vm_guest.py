@@ -61,6 +61,8 @@ class GuestSpec(NamedTuple):
     memory_mib: int
     measured: bool = False
     """See ``tests.lab.vm_image.Flavour``."""
+    arguments: str = ""
+    """Further ones for its kernel."""
 
     @property
     def mac(self) -> str:
@@ -144,8 +146,9 @@ class Guest:
         SubElement(system, "type", arch="x86_64", machine="q35").text = "hvm"
         SubElement(system, "kernel").text = str(image.kernel)
         SubElement(system, "initrd").text = str(image.initramfs)
-        address = f" lab.address={spec.address}" if spec.address else ""
-        SubElement(system, "cmdline").text = f"{KERNEL_ARGUMENTS} lab.name={spec.name}{address}"
+        address = f"lab.address={spec.address}" if spec.address else ""
+        words = (KERNEL_ARGUMENTS, f"lab.name={spec.name}", address, spec.arguments)
+        SubElement(system, "cmdline").text = " ".join(filter(None, words))
         features = SubElement(domain, "features")
         SubElement(features, "acpi")
         if self._host.kind == "qemu":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.libvirt import LibvirtLab
 from tests.lab.vm_guest import Guest
 from tests.vm.conftest import AGENT_ADDRESS, IN_GUEST, INTERPRETER
 from tests.vm.suite import install_suite, run_suite
@@ -12,8 +13,10 @@ from tests.vm.workload import CONNECTS, DATAGRAMS, OPEN_PORTS
 
 pytestmark = pytest.mark.vm
 
-TABLE, TABLE_S = "tests/dma/capture/test_table.py", 400
+TABLE, TABLE_S = "tests/dma/capture/test_table.py tests/dma/capture/test_table_udp.py", 400
 TESTS = 30
+# Of the table, what takes little time and has every kind of call.
+IPV4, IPV4_TESTS = "workload or connected_udp or no_route or refused or corked", 9
 PROBED_PLANS = ("fentry", "kprobe", "cgroup")
 REFUSED = {7104: {"refused": 4}, 7105: {"refused": 3}}
 NEEDED = {
@@ -30,6 +33,7 @@ NEEDED = {
     "cgroup hook sendmsg4",
     "cgroup hook sendmsg6",
     "kprobes",
+    "IPv6",
     "return of tcp_v4_connect",
     "return of tcp_v6_connect",
     "entry of tcp_connect",
@@ -65,6 +69,22 @@ def test_the_table_in_a_stock_kernel(agent_guest: Guest, way: str) -> None:
     counted = run_suite(agent_guest, TABLE, ways=way, timeout_s=TABLE_S)
     assert counted.failed == {}
     assert len(counted.passed) >= TESTS
+
+
+def test_the_table_without_ipv6(vm_lab: LibvirtLab) -> None:
+    """A kernel that was told to do without IPv6 lacks nothing of any plan, and of IPv4 all is counted."""
+    image = vm_lab.image()
+    guest = vm_lab.guest("plain", "198.18.0.12", image=image, arguments="ipv6.disable=1")
+    vm_lab.install(guest)
+    examined = json.loads(guest.run("dma", "doctor", "--json", timeout_s=120).stdout)
+    found = {finding["subject"]: (finding["works"], finding["detail"]) for finding in examined["findings"]}
+    assert not found["IPv6"][0]
+    assert [found[f"plan {plan} by core"] for plan in PROBED_PLANS] == [(True, "complete")] * 3
+    install_suite(guest)
+    ways = " ".join(f"{plan}/core" for plan in PROBED_PLANS)
+    counted = run_suite(guest, f"{TABLE} -m 'not ipv6' -k '{IPV4}'", ways=ways, timeout_s=TABLE_S)
+    assert counted.failed == {}
+    assert len(counted.passed) == len(PROBED_PLANS) * IPV4_TESTS
 
 
 def test_the_table_by_a_compiler(compiling_guest: Guest) -> None:

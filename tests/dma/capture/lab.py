@@ -26,6 +26,9 @@ SERVER_V6, CLIENT_V6 = "fd00:5::2", "fd00:5::1"
 MAPPED = f"::ffff:{SERVER_V4}"
 NO_ROUTE = "198.19.0.1"
 
+IPV6 = Path("/proc/sys/net/ipv6").exists()
+"""Whether this kernel has it; the lab can do without."""
+
 PROGRAM = Path(__file__).with_name("program.py")
 
 T = TypeVar("T")
@@ -57,12 +60,13 @@ class Cable:
         run("nsenter", f"--net=/run/netns/{self.server}", *command)
 
     def server_socket(self, kind: socket.SocketKind, port: int = 0) -> socket.socket:
-        """A socket of the server's namespace bound to all its addresses, of both families; listening if TCP."""
+        """A socket of the server's namespace bound to all its addresses, of each family; listening if TCP."""
 
         def bind() -> socket.socket:
-            bound = socket.socket(socket.AF_INET6, kind)
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            bound.bind(("::", port))
+            bound = socket.socket(socket.AF_INET6 if IPV6 else socket.AF_INET, kind)
+            if IPV6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            bound.bind(("::" if IPV6 else "0.0.0.0", port))
             if kind is socket.SOCK_STREAM:
                 bound.listen(64)
             return bound
@@ -137,7 +141,8 @@ def cable(name: str) -> Iterator[Cable]:
         )
         for netns, address4, address6 in ((client, CLIENT_V4, CLIENT_V6), (server, SERVER_V4, SERVER_V6)):
             run("ip", "-n", netns, "addr", "add", f"{address4}/24", "dev", "eth0")
-            run("ip", "-n", netns, "addr", "add", f"{address6}/64", "dev", "eth0", "nodad")
+            if IPV6:
+                run("ip", "-n", netns, "addr", "add", f"{address6}/64", "dev", "eth0", "nodad")
             run("ip", "-n", netns, "link", "set", "eth0", "up")
         yield Cable(client, server)
 

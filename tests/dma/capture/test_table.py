@@ -17,7 +17,6 @@ import pytest
 from dma.capture.plans import Way
 from dma.flow import Capture, Failure, Flow, Transport
 from tests.dma.capture.lab import (
-    CLIENT_V4,
     MAPPED,
     NO_ROUTE,
     SERVER_V4,
@@ -35,15 +34,13 @@ CLOSED_PORTS = {7104: 4, 7105: 3}
 UDP_PORTS = {7201: 8, 7202: 3}
 
 
-def shows_datagrams(way: Way) -> bool:
-    """Whether a plan sees the datagrams of connected sockets, and not only the sockets."""
-    return way.plan != "cgroup"
-
-
 @pytest.mark.parametrize(
     ("family", "host", "seen"),
-    [("v4", SERVER_V4, SERVER_V4), ("v6", SERVER_V6, SERVER_V6), ("v6", MAPPED, SERVER_V4)],
-    ids=["IPv4", "IPv6", "IPv4-mapped"],
+    [
+        pytest.param("v4", SERVER_V4, SERVER_V4, id="IPv4"),
+        pytest.param("v6", SERVER_V6, SERVER_V6, id="IPv6", marks=pytest.mark.ipv6),
+        pytest.param("v6", MAPPED, SERVER_V4, id="IPv4-mapped", marks=pytest.mark.ipv6),
+    ],
 )
 def test_known_workload(
     network: Cable, caller: Caller, capture: Capture, family: str, host: str, seen: str
@@ -171,62 +168,6 @@ def test_open_follows_connections(network: Cable, caller: Caller, capture: Captu
     assert (ended.attempts, ended.established, ended.failures) == (3, 3, {})
 
 
-@pytest.mark.parametrize(("family", "host"), [("v4", SERVER_V4), ("v6", SERVER_V6), ("v6", MAPPED)])
-def test_connected_udp(
-    network: Cable, caller: Caller, capture: Capture, way: Way, family: str, host: str
-) -> None:
-    """Each datagram of a connected socket counts once, or the socket does, which is then open until it is closed."""
-    seen = SERVER_V4 if host == MAPPED else host
-    with network.server_socket(socket.SOCK_DGRAM, 7308):
-        caller(f"x.update(a=new({family}, udp)) or x['a'].connect(('{host}', 7308))")
-        assert flow(capture, seen, 7308, Transport.UDP) is None
-        caller(f"[x['a'].send(b'x') for _ in range(3)] + [x['a'].sendto(b'x', ('{host}', 7308))]")
-        caller(f"x['a'].sendto(b'x', ('{host}', 7309))")
-        first = settled(capture, seen, 7308, lambda f: f.attempts, Transport.UDP)
-        second = flow(capture, seen, 7309, Transport.UDP)
-        caller("end('a')")
-        ended = flow(capture, seen, 7308, Transport.UDP)
-    counted = (4, 0) if shows_datagrams(way) else (1, 1)
-    assert (first.attempts, first.open) == counted
-    assert (first.established, first.failures) == (0, {})
-    assert second
-    assert (second.attempts, second.open) == (1, 0)
-    assert ended
-    assert (ended.attempts, ended.open) == (counted[0], 0)
-
-
-def test_answered_datagram(network: Cable, caller: Caller, capture: Capture) -> None:
-    """A question by a connected UDP socket that is closed with the answer is one attempt, however soon."""
-    with network.server_socket(socket.SOCK_DGRAM, 7342) as server:
-        for key, timestamps in (("a", 0), ("b", 1)):
-            caller(f"x.update({key}=new(v4, udp)) or x['{key}'].connect(('{SERVER_V4}', 7342))")
-            caller(f"option('{key}', socket.SOL_SOCKET, SO_TIMESTAMP, {timestamps}) or x['{key}'].send(b'x')")
-            server.sendto(b"y", server.recvfrom(9)[1])
-            caller(f"x['{key}'].recv(9) and end('{key}')")
-        asked = flow(capture, SERVER_V4, 7342, Transport.UDP)
-    assert asked
-    assert (asked.attempts, asked.open, asked.failures) == (2, 0, {})
-
-
-def test_addresses_sorted(caller: Caller, capture: Capture) -> None:
-    """Connecting UDP sockets only to see by which address they would go, as the C library does, counts nothing."""
-    addresses = f"[(v4, '{SERVER_V4}', 443), (v6, '{SERVER_V6}', 443), (v4, '{SERVER_V4}', 0)]"
-    caller(f"[sort_address(*one) for one in {addresses} * 3]")
-    assert not capture.flows()
-
-
-def test_refused_datagram(caller: Caller, capture: Capture) -> None:
-    """A connected UDP socket whose peer's port is closed shows a refusal, however soon it is closed itself."""
-    caller(f"x.update(a=new(v4, udp)) or x['a'].connect(('{SERVER_V4}', 7310))")
-    caller("x['a'].send(b'x')")
-    refused = settled(capture, SERVER_V4, 7310, lambda f: f.failures, Transport.UDP)
-    caller("end('a')")
-    ended = flow(capture, SERVER_V4, 7310, Transport.UDP)
-    assert (refused.attempts, refused.failures) == (1, {Failure.REFUSED: 1})
-    assert ended
-    assert (ended.attempts, ended.open) == (1, 0)
-
-
 def test_readable_for_what_is_urgent(network: Cable, caller: Caller, capture: Capture) -> None:
     """The capture polls readable for a first sighting and for a failure, and for nothing else."""
 
@@ -292,6 +233,7 @@ def test_no_route_is_unreachable(caller: Caller, capture: Capture) -> None:
     assert (ended.attempts, ended.pending, ended.failures) == (3, 0, {Failure.UNREACHABLE: 3})
 
 
+@pytest.mark.ipv6
 def test_ipv6_only(caller: Caller, capture: Capture, way: Way) -> None:
     """A socket for IPv6 alone finds no way to an IPv4-mapped address."""
     caller("x.update(a=new(v6, tcp)) or option('a', socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)")
@@ -318,6 +260,7 @@ def test_socket_used_again(network: Cable, caller: Caller, capture: Capture) -> 
     assert (second.attempts, second.established, second.open) == (1, 1, 1)
 
 
+@pytest.mark.ipv6
 def test_happy_eyeballs(network: Cable, caller: Caller, capture: Capture) -> None:
     """Of two attempts at a name's addresses, the one that is given up for the faster is cancelled, and no failure."""
     network.reject(7333, "drop")
@@ -349,59 +292,7 @@ def test_multipath_tcp(network: Cable, caller: Caller, capture: Capture) -> None
     assert (ended.attempts, ended.established, ended.failures) == (1, 1, {})
 
 
-def test_sendmmsg(network: Cable, caller: Caller, capture: Capture) -> None:
-    """Each datagram of one sendmmsg() counts."""
-    with network.server_socket(socket.SOCK_DGRAM, 7337):
-        caller("x.update(a=new(v4, udp))")
-        assert caller(f"send_many('a', '{SERVER_V4}', 7337, 5)") == "5"
-        sent = flow(capture, SERVER_V4, 7337, Transport.UDP)
-    assert sent
-    assert sent.attempts == 5
-
-
-@pytest.mark.parametrize("connected", [True, False], ids=["connected", "addressed"])
-def test_corked_datagrams(
-    network: Cable, caller: Caller, capture: Capture, way: Way, *, connected: bool
-) -> None:
-    """Sends that make up one datagram together count once, and no more than their socket where that is what counts."""
-    place = f"('{SERVER_V4}', 7338)"
-    more = f"x[%r].{'send' if connected else 'sendto'}(b'x', %s{'' if connected else ', ' + place})"
-    with network.server_socket(socket.SOCK_DGRAM, 7338):
-        caller(f"x.update(a=new(v4, udp)) or {connected} and x['a'].connect({place})")
-        for _ in range(2):
-            caller("option('a', socket.IPPROTO_UDP, UDP_CORK, 1)")
-            caller(f"[{more % ('a', 0)} for _ in range(3)]")
-            caller("option('a', socket.IPPROTO_UDP, UDP_CORK, 0)")
-        corked = settled(capture, SERVER_V4, 7338, lambda f: f.attempts, Transport.UDP).attempts
-        caller(f"x.update(b=new(v4, udp)) or {connected} and x['b'].connect({place})")
-        caller(
-            f"[{more % ('b', 'socket.MSG_MORE')} for _ in range(3)] and {more % ('b', 0)} and {more % ('b', 0)}"
-        )
-        told = settled(capture, SERVER_V4, 7338, lambda f: f.attempts > corked, Transport.UDP).attempts
-    once = connected and not shows_datagrams(way)
-    assert (corked, told - corked) == ((1, 1) if once else (2, 2))
-
-
-def test_segmented_datagrams(network: Cable, caller: Caller, capture: Capture) -> None:
-    """A send that the kernel cuts into datagrams (UDP GSO) counts once."""
-    with network.server_socket(socket.SOCK_DGRAM, 7339):
-        caller("x.update(a=new(v4, udp)) or option('a', socket.IPPROTO_UDP, UDP_SEGMENT, 100)")
-        assert caller(f"x['a'].sendto(bytes(1000), ('{SERVER_V4}', 7339))") == "1000"
-        sent = flow(capture, SERVER_V4, 7339, Transport.UDP)
-    assert sent
-    assert sent.attempts == 1
-
-
-def test_replies_of_a_udp_server(network: Cable, caller: Caller, capture: Capture) -> None:
-    """What a UDP server answers to its clients makes them no dependencies of it."""
-    caller("x.update(a=new(v4, udp)) or x['a'].bind(('0.0.0.0', 7311))")
-    with Caller(network.server) as client:
-        client(f"x.update(a=new(v4, udp)) or x['a'].sendto(b'x', ('{CLIENT_V4}', 7311))")
-        caller("x['a'].sendto(b'y', x['a'].recvfrom(9)[1])")
-        assert client("x['a'].recv(9)") == "b'y'"
-    assert [f for f in capture.flows() if f.destination.port != 7311] == []
-
-
+@pytest.mark.ipv6
 def test_neighbours(caller: Caller, capture: Capture) -> None:
     """Loopback, link-local, multicast and broadcast destinations are dropped."""
     caller("[call(v4, host, 7317) for host in ('127.0.0.1', '0.0.0.0', '127.9.9.9', '169.254.1.1')]")
