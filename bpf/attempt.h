@@ -21,6 +21,9 @@ struct place {
 	__u32 pad;
 };
 
+/* Whether the verifier knows what a pointer points to, or it is a number like any other. */
+enum pointer { NUMBER, TYPED };
+
 /* A function's first arguments; no socket while it is not called. */
 struct call {
 	struct sock *sk;

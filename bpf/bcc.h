@@ -14,6 +14,7 @@
 		bpf_probe_read_kernel(&value_, sizeof(value_), (void *)&(object)->member); \
 		value_;                                                                   \
 	})
+#define MEMBER(object, member, pointer) FIELD(object, member)
 #define FIELD_INTO(target, object, member) bpf_probe_read_kernel(target, sizeof(*(target)), (void *)&(object)->member)
 /* Bit-fields have no address to read them at: what no program binds itself has a port that the kernel hands out. */
 #define IS_BOUND(sk) (FIELD(sk, __sk_common.skc_num) < knobs.ephemeral_low)

@@ -69,10 +69,11 @@ static __always_inline int connect_ended(int error, enum version version)
 
 /* udpv6_sendmsg() has udp_sendmsg() send to IPv4 addresses, mapped or not, and names them. A socket that is corked, or
  * was told of more to come, goes on with the datagram that it began. */
-static __always_inline int datagram_sent(struct sock *sk, struct msghdr *msg, enum version version)
+static __always_inline int datagram_sent(struct sock *sk, struct msghdr *msg, enum version version,
+					 enum pointer pointer)
 {
 	struct destination key = { .transport = IPPROTO_UDP };
-	void *address = FIELD(msg, msg_name);
+	void *address = MEMBER(msg, msg_name, pointer);
 	struct name name = {};
 
 	if (address)
@@ -82,7 +83,7 @@ static __always_inline int datagram_sent(struct sock *sk, struct msghdr *msg, en
 	if (name.family || (address && version == V4))
 		set_name(&key, &name, version);
 	else
-		set_peer(&key, sk);
+		set_peer(&key, sk, pointer);
 	if ((version == V6 && is_v4(&key)) || !is_wanted(sk, &key) || is_reply(sk, &key))
 		return 0;
 	if (FIELD((struct udp_sock *)sk, pending) || !set_caller(&key))
@@ -119,7 +120,7 @@ static __always_inline void peer_error(struct sock *sk)
 	peer = bpf_map_lookup_elem(MAP(peers), &place);
 	if (!peer || !error)
 		return;
-	set_peer(&now, sk);
+	set_peer(&now, sk, TYPED);
 	if (!is_same_place(peer, &now))
 		return; /* of another socket that was at this address before */
 	counters = counters_of(peer, digest_of(peer));

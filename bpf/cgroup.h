@@ -33,7 +33,7 @@ static __always_inline bool is_talk(struct bpf_sock *ctx, const struct destinati
 
 	if (bpf_ntohs(*(__be16 *)&ctx->dst_port) != key->dport)
 		return false;
-	set_peer(&peer, probeable(ctx));
+	set_peer(&peer, probeable(ctx), NUMBER);
 	return is_same_place(&peer, key);
 }
 

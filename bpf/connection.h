@@ -145,11 +145,11 @@ static __always_inline void tcp_closed(struct connection *connection, struct soc
 		tcp_given_up(connection);
 }
 
-static __always_inline int begin_from_socket(struct sock *sk)
+static __always_inline int begin_from_socket(struct sock *sk, enum pointer pointer)
 {
 	struct destination key = { .transport = IPPROTO_TCP };
 
-	set_peer(&key, sk);
+	set_peer(&key, sk, pointer);
 	if (!is_wanted(sk, &key) || !set_caller(&key))
 		return 0;
 	tcp_begin(sk, &key, SENT);
@@ -163,7 +163,7 @@ static __always_inline void syn_sent(struct sock *sk, struct connection *connect
 	else if (connection && connection->phase == LOST)
 		forget_settled(sk, connection);
 	else if (knobs.every_socket) /* no cgroup hook on its way: fast open, multipath TCP, or the hook is missing */
-		begin_from_socket(sk);
+		begin_from_socket(sk, TYPED);
 }
 
 /* Half of all changes of state tell nothing of attempts, and most others are of sockets that were called. */

@@ -16,11 +16,11 @@ static __always_inline void set_v4(struct destination *key, __be32 daddr)
 }
 
 /* The socket's peer; port 0 when it has none. */
-static __always_inline void set_peer(struct destination *key, struct sock *sk)
+static __always_inline void set_peer(struct destination *key, struct sock *sk, enum pointer pointer)
 {
-	key->dport = bpf_ntohs(FIELD(sk, __sk_common.skc_dport));
-	if (FIELD(sk, __sk_common.skc_family) == AF_INET)
-		set_v4(key, FIELD(sk, __sk_common.skc_daddr));
+	key->dport = bpf_ntohs(MEMBER(sk, __sk_common.skc_dport, pointer));
+	if (MEMBER(sk, __sk_common.skc_family, pointer) == AF_INET)
+		set_v4(key, MEMBER(sk, __sk_common.skc_daddr, pointer));
 	else if (HAS(sk, __sk_common.skc_v6_daddr))
 		FIELD_INTO(&key->daddr, sk, __sk_common.skc_v6_daddr);
 }

@@ -39,7 +39,7 @@ int inet_sk_error_report(struct bpf_raw_tracepoint_args *ctx)
 
 int tcp_connect_kprobe(struct pt_regs *ctx)
 {
-	return begin_from_socket((struct sock *)PT_REGS_PARM1(ctx));
+	return begin_from_socket((struct sock *)PT_REGS_PARM1(ctx), NUMBER);
 }
 
 int tcp_v4_connect_entry(struct pt_regs *ctx)
@@ -64,12 +64,16 @@ int tcp_v6_connect_return(struct pt_regs *ctx)
 
 int udp_sendmsg_kprobe(struct pt_regs *ctx)
 {
-	return datagram_sent((struct sock *)PT_REGS_PARM1(ctx), (struct msghdr *)PT_REGS_PARM2(ctx), V4);
+	struct sock *sk = (struct sock *)PT_REGS_PARM1(ctx);
+
+	return datagram_sent(sk, (struct msghdr *)PT_REGS_PARM2(ctx), V4, NUMBER);
 }
 
 int udpv6_sendmsg_kprobe(struct pt_regs *ctx)
 {
-	return datagram_sent((struct sock *)PT_REGS_PARM1(ctx), (struct msghdr *)PT_REGS_PARM2(ctx), V6);
+	struct sock *sk = (struct sock *)PT_REGS_PARM1(ctx);
+
+	return datagram_sent(sk, (struct msghdr *)PT_REGS_PARM2(ctx), V6, NUMBER);
 }
 
 int ip4_datagram_connect_kprobe(struct pt_regs *ctx)

@@ -18,19 +18,19 @@ int BPF_PROG(tcp_v6_connect, struct sock *sk, struct sockaddr *to, int length, i
 SEC("fentry/tcp_connect")
 int BPF_PROG(tcp_connect, struct sock *sk)
 {
-	return begin_from_socket(sk);
+	return begin_from_socket(sk, TYPED);
 }
 
 SEC("fentry/udp_sendmsg")
 int BPF_PROG(udp_sendmsg, struct sock *sk, struct msghdr *msg)
 {
-	return datagram_sent(sk, msg, V4);
+	return datagram_sent(sk, msg, V4, TYPED);
 }
 
 SEC("fentry/udpv6_sendmsg")
 int BPF_PROG(udpv6_sendmsg, struct sock *sk, struct msghdr *msg)
 {
-	return datagram_sent(sk, msg, V6);
+	return datagram_sent(sk, msg, V6, TYPED);
 }
 
 SEC("fentry/__ip4_datagram_connect")
@@ -72,19 +72,19 @@ int BPF_KRETPROBE(tcp_v6_connect_return, int error)
 SEC("kprobe/tcp_connect")
 int BPF_KPROBE(tcp_connect_kprobe, struct sock *sk)
 {
-	return begin_from_socket(sk);
+	return begin_from_socket(sk, NUMBER);
 }
 
 SEC("kprobe/udp_sendmsg")
 int BPF_KPROBE(udp_sendmsg_kprobe, struct sock *sk, struct msghdr *msg)
 {
-	return datagram_sent(sk, msg, V4);
+	return datagram_sent(sk, msg, V4, NUMBER);
 }
 
 SEC("kprobe/udpv6_sendmsg")
 int BPF_KPROBE(udpv6_sendmsg_kprobe, struct sock *sk, struct msghdr *msg)
 {
-	return datagram_sent(sk, msg, V6);
+	return datagram_sent(sk, msg, V6, NUMBER);
 }
 
 SEC("kprobe/__ip4_datagram_connect")
