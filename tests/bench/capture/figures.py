@@ -107,7 +107,7 @@ def of_agent(usage: Usage, starts_s: Sequence[float], *, plan: str) -> Iterator[
     yield _alone(f"{plan}: exec to first observation, median seconds", start_s, GOAL_START_S)
     wakeups = round(usage.idle.wakeups_per_s, 1)
     yield _alone(f"{plan}: wake-ups of an idle agent per second", wakeups, GOAL_WAKEUPS)
-    calls = round(usage.system_calls_per_connection, 3)
+    calls = round(usage.system_calls_per_connection, 3) or 0.0  # not -0
     yield _alone(f"{plan}: system calls for one more connection", calls, GOAL_SYSTEM_CALLS)
 
 
