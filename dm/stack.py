@@ -13,7 +13,7 @@ from dm.graph import LiveGraph
 from dm.learning import learn
 from dm.policy import Policy
 from dm.states import EdgeState, Source
-from dm.vcd import SILENT_AFTER_S, Power, VcdState
+from dm.vcd import BOOT_S, SILENT_AFTER_S, Power, VcdState
 from dm.verdict import Judge, Judgement, inconclusive
 
 SURVIVES_S = 3.0
@@ -165,10 +165,10 @@ class Stack:
     ) -> bool:
         """A deployer said what an instance does; true when it started anew.
 
-        A restart begins the VCD's launch again: its own edges and those to it are due as they were after the launch.
-        One that keeps restarting is forgiven a few times only; ``expected`` ones, our own doing, always, and those that
-        somebody else has ``reverted``. One that goes on out of somebody's hands as it was is spared for as long as it
-        was held: so long its peers may wait until they try again.
+        A restart begins the VCD's launch again, once its agent speaks: its own edges and those to it are due as they
+        were after the launch. One that keeps restarting is forgiven a few times only; ``expected`` ones, our own doing,
+        always, and those that somebody else has ``reverted``. One that goes on out of somebody's hands as it was is
+        spared for as long as it was held: so long its peers may wait until they try again.
         """
         before = vcd.power, vcd.held
         if held and not vcd.held:
@@ -182,16 +182,19 @@ class Stack:
         anew = let_go and vcd.incarnation != vcd.held_as and (reverted or begun)
         if restarted:
             vcd.pending_table = set()
-            if reverted or vcd.is_forgiven(now_s) or expected:
+            if reverted or expected or vcd.is_forgiven(now_s):
                 vcd.started_s = now_s
                 self.graph.restart(vcd.name, now_s=now_s)
+                vcd.boots = not expected
+                if vcd.boots:
+                    vcd.spare(now_s + BOOT_S, "has started anew, and its agent has not spoken since")
             self._see(vcd, None, now_s)
         elif back or anew:
             vcd.started_s = now_s
             self.graph.pardon(vcd.name)
             self._changed(vcd)
         elif let_go:
-            vcd.spared_until_s = now_s + (now_s - vcd.held_since_s)
+            vcd.spare(now_s + (now_s - vcd.held_since_s), "goes on only now")
             self.graph.pardon(vcd.name)
         self._judge_touched(now_s)
         return restarted
@@ -303,8 +306,13 @@ class Stack:
             self._doubtful.pop(vcd.name, None)
 
     def _see(self, vcd: VcdState, since_s: float | None, now_s: float) -> None:
-        """Whether a VCD is seen changes what its edges mean."""
+        """Whether a VCD is seen changes what its edges mean; one that has booted is launched from then on."""
         vcd.seen_since_s = since_s
+        if since_s is not None and vcd.boots:
+            vcd.boots = False
+            vcd.spare(now_s, "")
+            vcd.started_s = now_s
+            self.graph.pardon(vcd.name)
         self._changed(vcd)
         self._judge_touched(now_s)
 

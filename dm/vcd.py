@@ -12,6 +12,8 @@ SILENT_AFTER_S = 5.0
 LOSS_REMEMBERED_S = 30.0
 RESTART_WINDOW_S = 60.0
 RESTARTS_FORGIVEN = 2
+BOOT_S = 120.0
+"""What was started anew may take so long before its agent speaks: a whole machine has to boot."""
 DOORS_KEPT = 1024
 LOSSES_TOLERATED = {
     "LOSS_REASON_MAP_FULL": 0,
@@ -55,9 +57,11 @@ class VcdState:
         self.last_loss_s: float | None = None
         self.power = Power.UNKNOWN
         self.held = ""
-        # Since when it is held, which incarnation it was before, and until when it is spared after it was let go.
-        self.held_since_s = self.spared_until_s = 0.0
+        # Since when it is held, which incarnation it was before, and until when it is spared, and why.
+        self.held_since_s = 0.0
         self.held_as = ""
+        self._spared_until_s, self._spared_why = 0.0, ""
+        self.boots = False
         self.reverted = ""
         self.incarnation = ""
         # Why its deployer cannot take it back; empty when it can.
@@ -128,6 +132,14 @@ class VcdState:
             self._listened = self._listens = frozenset()
             self._deaf = {}
         return restarted
+
+    def spare(self, until_s: float, why: str) -> None:
+        """Do not take it back until then; ``why`` follows its name."""
+        self._spared_until_s, self._spared_why = until_s, why
+
+    def spared(self, now_s: float) -> str:
+        """Why it is not taken back now, though nobody holds it; empty when it may be."""
+        return self._spared_why if now_s < self._spared_until_s else ""
 
     def is_forgiven(self, now_s: float) -> bool:
         """Note a restart; whether those of late are few enough to give it the time of a launch again."""

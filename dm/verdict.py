@@ -137,8 +137,7 @@ def _held(view: View, found: Sequence[Symptom], finding: Finding, now_s: float) 
     about = {end for symptom in found for end in (symptom.key.source, symptom.key.target)}
     about |= {suspect.name for suspect in finding.culprits}
     vcds = [view.vcds[name] for name in sorted(about) if name in view.vcds]
-    spared = (f"{vcd.name} goes on only now" for vcd in vcds if not vcd.held and now_s < vcd.spared_until_s)
-    return [*(f"{vcd.name} {vcd.held}" for vcd in vcds if vcd.held), *spared]
+    return [f"{vcd.name} {why}" for vcd in vcds if (why := vcd.held or vcd.spared(now_s))]
 
 
 def _doubt_of(view: View, found: Sequence[Symptom], now_s: float) -> str:

@@ -1,6 +1,6 @@
 """Machines in somebody else's hands: taken back, saved or held past the deployer, who says so."""
 
-from dm.vcd import Power
+from dm.vcd import BOOT_S, Power
 from dm.verdict import Verdict
 from tests.dm.test_stack import healthy
 
@@ -81,6 +81,41 @@ def test_a_whole_stack_with_a_held_machine_is_not_ok() -> None:
     judgement = world.run(1.0)
     assert judgement.verdict is Verdict.INCONCLUSIVE
     assert f"client {SAVED}" in judgement.reasons[0]
+
+
+def test_a_machine_may_boot_as_long_as_it_takes() -> None:
+    """One that somebody has reset is not taken back before its agent speaks, and has a launch's time from then on."""
+    world = healthy()
+    since_s = world.now_s
+    world.reset("db")
+    judgement = world.run(60.0)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert judgement.reasons[0].startswith("db has started anew, and its agent has not spoken since")
+    world.booted("db")
+    world.run(60.0)
+    assert Verdict.FAILED not in world.verdicts(since_s=since_s)
+    assert world.history[-1][1].verdict is Verdict.OK
+
+
+def test_a_machine_that_never_boots_is_found() -> None:
+    """There is an end to it."""
+    world = healthy()
+    world.reset("db")
+    found_s = world.until(Verdict.FAILED, within_s=2 * BOOT_S)
+    assert found_s is not None
+    assert found_s >= BOOT_S
+    assert world.culprits() == ["db"]
+
+
+def test_what_a_reset_did_not_mend_is_found() -> None:
+    """Once the agent speaks, the time is that of a launch."""
+    world = healthy()
+    world.reset("db")
+    world.run(30.0)
+    world.broken.add("db")
+    world.booted("db")
+    assert world.until(Verdict.FAILED, within_s=30.0) is not None
+    assert world.culprits() == ["db"]
 
 
 def test_reverts_by_hand_are_no_crash_loop() -> None:

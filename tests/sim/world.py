@@ -142,6 +142,18 @@ class World:
             self.stack.instance(self.vcd(name), Power.RUNNING, one, expected=False, now_s=self.now_s)
         self.connect(name)
 
+    def reset(self, name: str, *, incarnation: str = "again") -> None:
+        """The machine begins to boot, as when somebody has pressed its button: nobody reaches it, or its agent."""
+        self.isolated.add(name)
+        self.disconnect(name)
+        for one in ("first", incarnation):
+            self.stack.instance(self.vcd(name), Power.RUNNING, one, expected=False, now_s=self.now_s)
+
+    def booted(self, name: str) -> None:
+        """It is through with that, and its agent speaks."""
+        self.isolated.discard(name)
+        self.connect(name)
+
     def hold(self, name: str, how: str, *, incarnation: str = "first") -> None:
         """Somebody takes the machine in hand, so that it does nothing and nobody reaches it."""
         self.isolated.add(name)

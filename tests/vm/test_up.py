@@ -72,6 +72,20 @@ def test_a_memory_revert_is_whole_again_soon(stack: Deployed) -> None:
     assert int(whole_ms) - int(began_ms) < 2 * INTERVAL_MS
 
 
+def test_a_machine_that_boots_is_waited_for(stack: Deployed, vm_lab: LibvirtLab) -> None:
+    """One that was reset has failed only when its agent is back and its server, which nobody starts again, is not."""
+    agents, rollbacks = (len(stack.idm.events(kind)) for kind in ("agent", "rollback"))
+
+    def rolled_back() -> list[str]:
+        return [event["message"] for event in stack.idm.events("rollback")[rollbacks:]]
+
+    vm_lab.connection.lookupByName("up-db").reset()
+    eventually(lambda: "recovered" in " ".join(rolled_back()), within_s=3 * WHOLE_S, step_s=1)
+    told = stack.idm.events("agent")[agents:]
+    back = next(event for event in told if event["message"] == "the agent of db is here")
+    assert int(back["time_ms"]) < int(stack.idm.events("rollback")[rollbacks]["time_ms"])
+
+
 @contextmanager
 def by_hand(stack: Deployed, *, told: int) -> Iterator[None]:
     """What is done to the database in the block ends with a whole stack, for which nothing was rolled back.
