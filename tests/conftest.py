@@ -5,8 +5,14 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.lab.podman import PodmanLab
+
+# How long an example takes is the machine's affair: a busy one failed tests by it. In CI Hypothesis sees to that.
+if not os.environ.get("CI"):
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 from random import Random
 from typing import NamedTuple
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dm.edge import Address, EdgeKey, Failure, Flow, FlowKey, Transport
@@ -103,7 +103,6 @@ def learned(calls: Sequence[Call], addresses: Sequence[Address]) -> GoldenImage 
     return made.learn(smoke=True)
 
 
-@settings(deadline=None)
 @given(CALLS, ADDRESSES, st.randoms(use_true_random=False))
 def test_order_and_repetition_of_reports_change_nothing(
     calls: list[Call], addresses: list[Address], random: Random
