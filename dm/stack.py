@@ -182,12 +182,13 @@ class Stack:
         anew = let_go and vcd.incarnation != vcd.held_as and (reverted or begun)
         if restarted:
             vcd.pending_table = set()
-            if reverted or expected or vcd.is_forgiven(now_s):
+            forgiven = reverted or expected or vcd.is_forgiven(now_s)
+            vcd.boots = forgiven and not expected
+            until_s = now_s + BOOT_S if vcd.boots else now_s
+            vcd.spare(until_s, "has started anew, and its agent has not spoken since")
+            if forgiven:
                 vcd.started_s = now_s
                 self.graph.restart(vcd.name, now_s=now_s)
-                vcd.boots = not expected
-                if vcd.boots:
-                    vcd.spare(now_s + BOOT_S, "has started anew, and its agent has not spoken since")
             self._see(vcd, None, now_s)
         elif back or anew:
             vcd.started_s = now_s

@@ -107,6 +107,28 @@ def test_a_machine_that_never_boots_is_found() -> None:
     assert world.culprits() == ["db"]
 
 
+def test_a_machine_that_is_reset_for_ever_is_found() -> None:
+    """That it has started anew once more spares it a few times only, and then no longer."""
+    world = healthy()
+    since_s = world.now_s
+    for number in range(4):
+        world.reset("db", incarnation=f"loop {number}")
+        world.run(12.0)
+    assert Verdict.FAILED in world.verdicts(since_s=since_s)
+    assert world.culprits() == ["db"]
+
+
+def test_what_was_booting_is_not_spared_after_its_rollback() -> None:
+    """Whoever takes back a machine that boots ends that: what is broken afterwards is found as soon as ever."""
+    world = healthy()
+    world.reset("db")
+    world.run(2.0)
+    world.stack.instance(world.vcd("db"), Power.RUNNING, "back", expected=True, now_s=world.now_s)
+    world.broken.add("db")
+    world.booted("db")
+    assert world.until(Verdict.FAILED, within_s=BOOT_S / 2) is not None
+
+
 def test_what_a_reset_did_not_mend_is_found() -> None:
     """Once the agent speaks, the time is that of a launch."""
     world = healthy()
