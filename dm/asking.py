@@ -19,8 +19,8 @@ RUN = Path("/run/stackmend")
 Answer = TypeVar("Answer")
 
 
-def ask(peer: Peer, call: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> Answer:
-    """Run one call; a failure is printed, and ends the program."""
+def ask(peer: Peer, call: Callable[[grpc.aio.Channel], Awaitable[Answer]], *, trouble: int = 1) -> Answer:
+    """Run one call; a failure is printed, and ends the program with the status ``trouble``."""
 
     async def run() -> Answer:
         async with _reached(peer) as channel:
@@ -29,7 +29,7 @@ def ask(peer: Peer, call: Callable[[grpc.aio.Channel], Awaitable[Answer]]) -> An
     try:
         return asyncio.run(run())
     except ManagerError as error:
-        fail(str(error))
+        fail(str(error), status=trouble)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -57,7 +57,7 @@ def _only_manager() -> str:
     )
 
 
-def fail(message: str) -> NoReturn:
+def fail(message: str, *, status: int = 1) -> NoReturn:
     """Print an error and end the program."""
     click.echo(f"dm: {message}", err=True)
-    sys.exit(1)
+    sys.exit(status)

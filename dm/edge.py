@@ -156,6 +156,7 @@ class LiveEdge:
         "open",
         "pending",
         "refused",
+        "restarted_s",
     )  # fmt: skip
 
     def __init__(self, key: EdgeKey) -> None:
@@ -166,6 +167,7 @@ class LiveEdge:
         self.kinds: set[Failure] = set()
         self.failures_since_ok = 0
         self.failing_since_s: float | None = None
+        self.restarted_s: float | None = None
         self.first_seen_s: float | None = None
         self.first_established_s: float | None = None
         self.last_attempt_s: float | None = None
@@ -283,7 +285,9 @@ class LiveEdge:
         if last_ok is None and flow.open:
             last_ok = flow.first_seen_s
         if (succeeded or (flow.open > 0 and self.answers)) and last_ok is not None:
-            self.first_established_s = min(last_ok, self.first_established_s or last_ok)
+            # Where nothing ever failed the first attempt worked, though a new manager hears of it only now.
+            first_ok = last_ok if flow.failed else flow.first_seen_s
+            self.first_established_s = min(first_ok, self.first_established_s or first_ok)
             self.last_established_s = max(last_ok, self.last_established_s or last_ok)
         if flow.last_failure_s is not None:
             self.last_failure_s = max(flow.last_failure_s, self.last_failure_s or flow.last_failure_s)

@@ -6,6 +6,7 @@ began.
 
 import hashlib
 import json
+import re
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -15,11 +16,17 @@ from msgspec import Meta
 from dm.edge import EdgeKey, Transport
 from dm.rules import Action, Rule, rule_for
 
-FORMAT = 3
+FORMAT = 4
 """Format 2 added rules, ``after`` and edges on any port; format 3 keeps a quiet time for each launch, of which earlier
-ones kept the longest. All are read."""
+ones kept the longest; format 4 names the launches. All are read."""
 
-_OMITTED_WHEN_EMPTY = {"after", "rules", "service"}
+Name = Annotated[str, Meta(min_length=1)]
+Milliseconds = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+_OMITTED_WHEN_EMPTY = {"after", "launches", "rules", "service"}
+_PLACE = re.compile(r"(.*) - at `\$\.?(.*)`")
+_EDGE = re.compile(r"edges\[(\d+)\]")
 
 
 class GoldenError(Exception):
@@ -43,19 +50,19 @@ class GoldenEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     ``service`` that a registry names.
     """
 
-    source: Annotated[str, Meta(description="the VCD that calls")]
-    target: Annotated[str, Meta(description="the VCD that is called, or an external host's name or address")]
+    source: Annotated[Name, Meta(description="the VCD that calls")]
+    target: Annotated[Name, Meta(description="the VCD that is called, or an external host's name or address")]
     transport: Transport
     port: Annotated[int, Meta(ge=0, le=65535, description="0: any port, because it differs in every launch")]
     external: Annotated[bool, Meta(description="whether the target is outside the stack")] = False
     kind: Kind
-    runs: Annotated[int, Meta(description="in how many of the image's launches it appeared")]
+    runs: Annotated[Count, Meta(description="in how many of the image's launches it appeared")]
     established_ms: Annotated[
-        tuple[int, ...],
+        tuple[Milliseconds, ...],
         Meta(description="when it first worked, in milliseconds after the launch, once for each of them"),
     ]
     refresh_ms: Annotated[
-        tuple[int, ...],
+        tuple[Milliseconds, ...],
         Meta(description="the longest quiet time between two attempts, once for each launch with a rhythm"),
     ] = ()
     after: Annotated[
@@ -80,14 +87,20 @@ class GoldenEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class GoldenImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All expected dependencies of one stack, and the manifest's fingerprint for which they hold."""
+    """All expected dependencies of one stack, and the manifest's fingerprint for which they hold.
+
+    ``launches`` names those that it was learned from, so that none counts twice; earlier formats did not keep them.
+    """
 
     format: Annotated[int, Meta(description=f"{FORMAT}; earlier ones are read, and written as this one")] = (
         FORMAT
     )
-    stack: str
+    stack: Name
     fingerprint: Annotated[str, Meta(description="digest of the manifest for which it holds")]
-    runs: Annotated[int, Meta(description="launches that it was learned from")]
+    runs: Annotated[Count, Meta(description="launches that it was learned from")]
+    launches: Annotated[
+        tuple[str, ...], Meta(description="their names, as far as known: none may count twice")
+    ] = ()
     smoke: Annotated[bool, Meta(description="whether a smoke workload ran in all of them")]
     vcds: tuple[str, ...]
     edges: tuple[GoldenEdge, ...]
@@ -100,7 +113,7 @@ class GoldenImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         Rules are no part of it: snapshots belong to an image, and are still of use when somebody has added a rule. It
         is that of format 1, so that a later version finds the snapshots of an earlier one.
         """
-        document = _document(msgspec.structs.replace(self, rules=(), format=1))
+        document = _document(msgspec.structs.replace(self, rules=(), launches=(), format=1))
         for edge in document["edges"]:
             edge["refresh_ms"] = max(edge["refresh_ms"], default=None)
         return hashlib.sha256(_text(document).encode()).hexdigest()[:12]
@@ -145,34 +158,71 @@ def schema() -> str:
 def decode(document: str) -> GoldenImage:
     """Read a document; raises :class:`GoldenError` naming the place that is wrong."""
     try:
-        image = msgspec.convert(_upgraded(msgspec.json.decode(document)), type=GoldenImage)
+        plain = msgspec.json.decode(document)
     except msgspec.DecodeError as error:
-        raise GoldenError(f"not a golden image: {error}") from error
-    if image.format != FORMAT:
-        raise GoldenError(
-            f"golden image format {image.format} is not known here: this version reads formats 1 to {FORMAT}"
-        )
-    if image.runs < 1:
-        raise GoldenError("not a golden image: `runs` must be 1 or more")
-    keys = [edge.key for edge in image.edges]
-    if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise GoldenError(f"not a golden image: the edge {twice} stands in it twice")
-    vcds = frozenset(image.vcds)
-    for edge in image.edges:
-        if edge.source not in vcds:
+        raise GoldenError(f"not a golden image: {_syntax(document, error)}") from error
+    match plain:
+        case {"format": int(number)} if not 1 <= number <= FORMAT:
             raise GoldenError(
-                f"not a golden image: {edge.source} calls {edge.target} but is not among its `vcds`"
+                f"golden image format {number} is not known here: this version reads formats 1 to {FORMAT}"
             )
-        if not 1 <= edge.runs <= image.runs:
-            raise GoldenError(f"not a golden image: {edge.key} has {edge.runs} runs, the image {image.runs}")
+    try:
+        image = msgspec.convert(_upgraded(plain), type=GoldenImage)
+    except msgspec.ValidationError as error:
+        problem = _problem(plain, str(error))
+        raise GoldenError(
+            f"not a golden image: {problem}: `dm golden schema` prints what is expected"
+        ) from error
+    if problem := _contradiction(image):
+        raise GoldenError(f"not a golden image: {problem}")
     return image
+
+
+def _syntax(document: str, error: msgspec.DecodeError) -> str:
+    """What is wrong with the JSON and in which line, for who edits it by hand."""
+    if "truncated" in str(error):
+        return f"it ends too early, in line {len(document.splitlines()) or 1}: export it again"
+    try:
+        json.loads(document)
+    except json.JSONDecodeError as found:
+        what = found.msg[:1].lower() + found.msg[1:]
+        return f"line {found.lineno}, column {found.colno}: {what}: correct the JSON there"
+    return f"{error}: correct the JSON there"
+
+
+def _problem(plain: Any, words: str) -> str:
+    """A validator's words with the place first, and the edge that they are about by its ends."""
+    if (found := _PLACE.fullmatch(words)) is None:
+        return words[:1].lower() + words[1:]
+    problem, place = found.groups()
+    edge = ""
+    if number := _EDGE.match(place):
+        match plain["edges"][int(number[1])]:
+            case {"source": str(source), "target": str(target)}:
+                edge = f" ({source} → {target})"
+    return f"{place}{edge}: {problem[:1].lower()}{problem[1:]}"
+
+
+def _contradiction(image: GoldenImage) -> str:
+    """What no schema can tell is wrong, and what to do about it; empty when nothing is."""
+    if len(set(image.launches)) != len(image.launches) or len(image.launches) > image.runs:
+        return f"`launches` names one twice, or more than its {image.runs} `runs`: take some out"
+    vcds, seen = frozenset(image.vcds), set[EdgeKey]()
+    for edge in image.edges:
+        if edge.key in seen:
+            return f"the edge {edge.key} stands in it twice: take one out"
+        seen.add(edge.key)
+        if edge.source not in vcds:
+            return f"{edge.source} calls {edge.target} but is not among its `vcds`: add it there"
+        if edge.runs > image.runs:
+            return f"{edge.key} has {edge.runs} runs, the image {image.runs}: correct one"
+    return ""
 
 
 def _upgraded(document: Any) -> Any:
     """A document of an earlier format as one of this; anything else as it is."""
     match document:
-        case {"format": 1 | 2, "edges": [*edges]}:
+        case {"format": 1 | 2 | 3, "edges": [*edges]}:
             return document | {"format": FORMAT, "edges": [_upgraded_edge(edge) for edge in edges]}
         case _:
             return document

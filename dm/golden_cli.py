@@ -1,16 +1,19 @@
 """The commands ``dm golden …``."""
 
+import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 import click
 import grpc
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
 from dm.asking import CALL_S, ask, fail
-from dm.golden import schema
+from dm.golden import GoldenError, decode, schema
 from dm.options import Peer, manager_option
 from dm.v1 import golden_service_pb2 as golden_pb
 from dm.v1 import golden_service_pb2_grpc
@@ -38,17 +41,25 @@ def golden_capture(stack: str, join: bool, peer: Peer) -> None:
     request = golden_pb.CaptureGoldenRequest(stack=stack, merge=join)
     reply = _golden(peer, lambda stub: stub.CaptureGolden(request, timeout=CALL_S))
     _say_summary(reply.golden)
-    _say_sureness(reply.golden)
+    for sentence in reply.sentences:
+        click.echo(f"  {sentence}")
 
 
 @golden.command("list")
 @click.argument("stack", required=False, default="")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @manager_option
-def golden_list(stack: str, peer: Peer) -> None:
-    """List the images, newest first."""
+def golden_list(stack: str, as_json: bool, peer: Peer) -> None:
+    """List the images of STACK, or of all, newest first."""
     request = golden_pb.ListGoldenRequest(stack=stack)
-    for summary in _golden(peer, lambda stub: stub.ListGolden(request, timeout=CALL_S)).golden:
-        _say_summary(summary)
+    images = _golden(peer, lambda stub: stub.ListGolden(request, timeout=CALL_S)).golden
+    if as_json:
+        _say_json(images)
+    elif not images:
+        click.echo("no golden images: `idm capture` learns one of a good launch")
+    else:
+        for summary in images:
+            _say_summary(summary)
 
 
 @golden.command("show")
@@ -79,25 +90,51 @@ def golden_export(image: str, file: Path, peer: Peer) -> None:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @manager_option
 def golden_import(file: Path, peer: Peer) -> None:
-    """Take in an image from FILE and put it in force."""
+    """Take in an image from FILE and put it in force.
+
+    Whose edges were edited is another image, to which no snapshot belongs until `idm capture` takes one; rules
+    (`dm golden rule`) leave an image the one that it is.
+    """
     try:
         document = file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         fail(f"cannot read {file}: {error}; name a file written by `dm golden export`")
-    request = golden_pb.ImportGoldenRequest(document=document)
-    _say_summary(_golden(peer, lambda stub: stub.ImportGolden(request, timeout=CALL_S)).golden)
+    try:
+        decode(document)
+    except GoldenError as error:
+        fail(f"{file}: {error}")
+    _put_in_force(document, peer)
+
+
+@golden.command("use")
+@click.argument("image")
+@manager_option
+def golden_use(image: str, peer: Peer) -> None:
+    """Put an older IMAGE in force again."""
+    request = golden_pb.GetGoldenRequest(id=image)
+    reply = _golden(peer, lambda stub: stub.GetGolden(request, timeout=CALL_S))
+    _put_in_force(reply.document, peer)
 
 
 @golden.command("diff")
 @click.argument("image")
 @click.argument("other", required=False, default="")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @manager_option
-def golden_diff(image: str, other: str, peer: Peer) -> None:
-    """Show what differs between IMAGE and OTHER, or the live stack; exit 1 if anything does."""
+def golden_diff(image: str, other: str, as_json: bool, peer: Peer) -> None:
+    """Show what differs between IMAGE and OTHER, or the live stack, a line each.
+
+    - is only in IMAGE, + only in the other, ~ in both but not as the same, ! deviates in the live stack now. An
+    optional edge that the live stack has not had is no difference. Exit 0 if nothing differs, 1 if anything does, 2 if
+    that cannot be told.
+    """
     request = golden_pb.DiffGoldenRequest(id=image, other=other)
-    reply = _golden(peer, lambda stub: stub.DiffGolden(request, timeout=CALL_S))
-    for line in reply.lines:
-        click.echo(line)
+    reply = _golden(peer, lambda stub: stub.DiffGolden(request, timeout=CALL_S), trouble=2)
+    if as_json:
+        _say_json(reply.differences)
+    else:
+        for line in reply.lines:
+            click.echo(line)
     sys.exit(1 if reply.lines else 0)
 
 
@@ -147,6 +184,10 @@ def golden_rule(
         request.port = port
     reply = _golden(peer, lambda stub: stub.SetGoldenRule(request, timeout=CALL_S))
     click.echo("\n".join(reply.rules) or "no rules")
+    if action != "none":
+        edges = f"{reply.matched} edge{'s' if reply.matched != 1 else ''}"
+        warning = ", so nothing is pinned" if action == "pin" and not reply.matched else ""
+        click.echo(f"it is about {edges} of image {reply.golden.id}{warning}", err=True)
 
 
 @golden.command("rm")
@@ -158,26 +199,35 @@ def golden_rm(image: str, peer: Peer) -> None:
     _golden(peer, lambda stub: stub.DeleteGolden(request, timeout=CALL_S))
 
 
+def _put_in_force(document: str, peer: Peer) -> None:
+    request = golden_pb.ImportGoldenRequest(document=document)
+    _say_summary(_golden(peer, lambda stub: stub.ImportGolden(request, timeout=CALL_S)).golden)
+
+
 def _golden(
-    peer: Peer, call: Callable[["golden_service_pb2_grpc.GoldenServiceAsyncStub"], Awaitable[Answer]]
+    peer: Peer,
+    call: Callable[["golden_service_pb2_grpc.GoldenServiceAsyncStub"], Awaitable[Answer]],
+    *,
+    trouble: int = 1,
 ) -> Answer:
     async def run(channel: grpc.aio.Channel) -> Answer:
         return await call(golden_service_pb2_grpc.GoldenServiceStub(channel))
 
-    return ask(peer, run)
+    return ask(peer, run, trouble=trouble)
+
+
+def _say_json(messages: Iterable[Message]) -> None:
+    documents = [
+        MessageToDict(one, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        for one in messages
+    ]
+    click.echo(json.dumps(documents, indent=2, ensure_ascii=False))
 
 
 def _say_summary(summary: golden_pb.GoldenSummary) -> None:
     current = "  (in force)" if summary.current else ""
     made = datetime.fromtimestamp(summary.created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
     launches = f"{summary.runs} launch{'es' if summary.runs != 1 else ''}"
-    edges = f"{summary.edges} edges ({summary.required} in every launch)"
-    click.echo(f"{summary.id}  {summary.stack}  {edges}  {launches}  {made}{current}")
-
-
-def _say_sureness(summary: golden_pb.GoldenSummary) -> None:
-    share = (
-        f"an edge that is not in it may still be part of {summary.unseen_share:.0%} of launches (95 % sure)"
-    )
-    smoke = "" if summary.smoke else "; no smoke workload ran, so what only traffic brings may be missing"
-    click.echo(f"  {share}{smoke}; `--merge` after another good launch makes it surer")
+    smoke = "with smoke" if summary.smoke else "no smoke"
+    edges = f"{summary.edges} edges ({summary.required} required)"
+    click.echo(f"{summary.id}  {summary.stack}  {edges}  {launches}, {smoke}  {made}{current}")

@@ -112,6 +112,7 @@ class LiveGraph:
             self._unplace(flow_key, now_s=now_s)
         for edge in self._outbound.get(vcd, {}).values():
             edge.restart()
+            edge.restarted_s = now_s
             self._changed(edge)
         self.pardon(vcd)
 

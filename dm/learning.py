@@ -6,7 +6,6 @@ from statistics import median
 import msgspec
 
 from dm.edge import EdgeKey, LiveEdge
-from dm.expected import expect
 from dm.golden import GoldenEdge, GoldenError, GoldenImage, Kind
 from dm.rules import joined
 
@@ -39,13 +38,24 @@ def learn(
 
 
 def merge(images: Sequence[GoldenImage]) -> GoldenImage:
-    """One image of all the launches; raises :class:`GoldenError` when they are not of one stack and manifest."""
+    """One image of all the launches.
+
+    Raises :class:`GoldenError` when they are not of one stack and manifest, or a launch would count twice.
+    """
     first = images[0]
-    for image in images[1:]:
+    learned_from: dict[str, GoldenImage] = {}
+    for image in images:
         if (image.stack, image.fingerprint) != (first.stack, first.fingerprint):
             raise GoldenError(
                 f"images {first.id} and {image.id} are of different stacks or manifests: capture anew"
             )
+        for launch in image.launches:
+            other = learned_from.setdefault(launch, image)
+            if other is not image:
+                raise GoldenError(
+                    f"images {other.id} and {image.id} are learned from the same launch, which would count twice: "
+                    "merge images of different launches"
+                )
     by_key: dict[EdgeKey, list[GoldenEdge]] = {}
     for image in images:
         for edge in image.edges:
@@ -54,6 +64,7 @@ def merge(images: Sequence[GoldenImage]) -> GoldenImage:
         stack=first.stack,
         fingerprint=first.fingerprint,
         runs=sum(image.runs for image in images),
+        launches=tuple(sorted(learned_from)),
         smoke=all(image.smoke for image in images),
         vcds=tuple(sorted({vcd for image in images for vcd in image.vcds})),
         edges=tuple(_merge_edges(by_key[key]) for key in sorted(by_key)),
@@ -61,26 +72,12 @@ def merge(images: Sequence[GoldenImage]) -> GoldenImage:
     )
 
 
-def diff(old: GoldenImage, new: GoldenImage) -> list[str]:
-    """What changed, a line an edge or a rule: ``-`` gone, ``+`` new, ``~`` of another class."""
-    before, after = expect(old).edges, expect(new).edges
-    lines = []
-    for key in sorted(before.keys() | after.keys()):
-        one, other = before.get(key), after.get(key)
-        if other is None:
-            lines.append(f"- {key}")
-        elif one is None:
-            lines.append(f"+ {key}")
-        elif (was := old.class_of(one)) != (now := new.class_of(other)):
-            lines.append(f"~ {key}: {was}, now {now}")
-    lines += [f"- {rule}" for rule in old.rules if rule not in new.rules]
-    return lines + [f"+ {rule}" for rule in new.rules if rule not in old.rules]
-
-
 def unseen_share(runs: int) -> float:
     """The share of launches that an edge may be part of and still, at 95 % confidence, have been missed by all of them.
 
-    The exact form of the rule of three: the p for which (1 - p)^runs = 0.05.
+    The p for which (1 - p)^runs = 0.05: the exact form of the rule of three (Hanley and Lippman-Hand, "If nothing goes
+    wrong, is everything all right?", JAMA 249, 1983), and Clopper's and Pearson's bound for no occurrence. It holds for
+    launches that do not depend on each other.
     """
     return float(1 - 0.05 ** (1 / runs))
 
@@ -109,7 +106,9 @@ def _learn_edge(edge: LiveEdge, inside: Set[str], launch_s: float, after: tuple[
         kind = Kind.PERIODIC
     else:
         kind = Kind.ON_DEMAND
-    after_s = max(0.0, (edge.first_established_s or launch_s) - launch_s)
+    # A source that was started anew since has the time of a launch again, and this is what it took.
+    begin_s = max(launch_s, edge.restarted_s or launch_s)
+    after_s = max(0.0, (edge.first_established_s or begin_s) - begin_s)
     return GoldenEdge(
         source=edge.key.source,
         target=edge.key.target,

@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
-from msgspec.structs import replace
 
 from dm import wire
-from dm.golden import GoldenImage
-from dm.learning import merge
+from dm.capture import capture
+from dm.golden import GoldenError, GoldenImage
 from dm.operations import Operations
 from dm.rollback import Limits, Phase
 from dm.stack import Spec, Stack
@@ -139,13 +138,22 @@ class Manager:
             guarded.stack.use_image(self.store.current_golden(name), now_s=time.monotonic())
             self.evaluate(guarded)
 
+    def put_in_force(self, image: GoldenImage) -> None:
+        """Keep an image and hold its stack against it; raises GoldenError when that is deployed by another manifest."""
+        guarded = self._stacks.get(image.stack)
+        if guarded is not None and guarded.stack.spec.fingerprint != image.fingerprint:
+            raise GoldenError(
+                f"golden image {image.id} is of another manifest than the stack {image.stack} that is deployed: "
+                "`idm capture` learns one of this; if it holds all the same, write into it "
+                f'"fingerprint": "{guarded.stack.spec.fingerprint}"'
+            )
+        self.store.put_golden(image, created_ms=now_ms())
+        self.golden_changed(image.stack)
+
     def learn(self, name: str, *, join: bool, smoke: bool) -> GoldenImage:
         """Learn an image from the live stack and put it in force; raises GoldenError when nothing is there to learn."""
-        guarded = self.stack(name)
-        image = guarded.stack.learn(smoke=smoke)
-        current = self.store.current_golden(name)
-        if current is not None:
-            image = merge([current, image]) if join else replace(image, rules=current.rules)
+        stack, current = self.stack(name).stack, self.store.current_golden(name)
+        image = capture(stack, current, join=join, smoke=smoke, now_s=time.monotonic())
         self.store.put_golden(image, created_ms=now_ms())
         message = f"golden image {image.id}: {len(image.edges)} edges, {image.runs} launches"
         self.tell(Event(time_ms=now_ms(), stack=name, kind="golden", message=message))

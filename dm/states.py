@@ -49,6 +49,9 @@ def failure_sentence(live: LiveEdge, now_s: float) -> str:
     """What fails, how often and since when, as a person would say it."""
     if live.failures_since_ok == 0 and live.oldest_pending_s is not None:
         return f"an attempt has been without an answer for {now_s - live.oldest_pending_s:.1f} s"
-    kinds = " and ".join(sorted(live.kinds)) or "failing"
-    since = f" since {now_s - live.failing_since_s:.1f} s" if live.failing_since_s is not None else ""
-    return f"{live.failures_since_ok} attempts {kinds}{since}"
+    count, kinds = live.failures_since_ok, " and ".join(sorted(live.kinds)) or "failing"
+    when = ""
+    if live.failing_since_s is not None:
+        for_s = f"{now_s - live.failing_since_s:.1f} s"
+        when = f" {for_s} ago" if count == 1 else f" in the last {for_s}"
+    return f"{count} attempt{'s' if count != 1 else ''} {kinds}{when}"

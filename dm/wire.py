@@ -5,15 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dm.edge import Address, Backend, Door, EdgeKey, Failure, Flow, FlowKey, LiveEdge, NameClaim, Transport
 from dm.explain import Explanation
-from dm.golden import GoldenImage
-from dm.learning import unseen_share
 from dm.policy import Policy
 from dm.rollback import Limits, Mode, Operation, Outcome, Phase
-from dm.rules import ANY, Action, Rule
 from dm.stack import Spec
 from dm.states import EdgeState, Judged
 from dm.store.sqlite import Event
-from dm.v1 import agent_pb2, flow_pb2, golden_service_pb2, rollback_service_pb2, stack_pb2, stack_service_pb2
+from dm.v1 import agent_pb2, flow_pb2, rollback_service_pb2, stack_pb2, stack_service_pb2
 from dm.vcd import Power
 from dm.verdict import Judgement, Verdict
 
@@ -79,13 +76,6 @@ _OUTCOMES = {
     Outcome.REVERT_FAILED: rollback_service_pb2.ROLLBACK_OUTCOME_REVERT_FAILED,
     Outcome.GAVE_UP: rollback_service_pb2.ROLLBACK_OUTCOME_GAVE_UP,
     Outcome.CANCELLED: rollback_service_pb2.ROLLBACK_OUTCOME_CANCELLED,
-}
-
-
-_ACTIONS = {
-    golden_service_pb2.RULE_ACTION_PIN: Action.PIN,
-    golden_service_pb2.RULE_ACTION_TOLERATE: Action.TOLERATE,
-    golden_service_pb2.RULE_ACTION_IGNORE: Action.IGNORE,
 }
 
 
@@ -294,38 +284,6 @@ def explanation(explained: Explanation) -> stack_service_pb2.ExplainResponse:
         edges=edges,
         knobs=(stack_service_pb2.Knob(**knob._asdict()) for knob in explained.knobs),
     )
-
-
-def golden_summary(image: GoldenImage, *, created_ms: int, current: bool) -> golden_service_pb2.GoldenSummary:
-    """An image's line in a listing."""
-    return golden_service_pb2.GoldenSummary(
-        id=image.id,
-        stack=image.stack,
-        fingerprint=image.fingerprint,
-        runs=image.runs,
-        edges=len(image.edges),
-        created_ms=created_ms,
-        current=current,
-        smoke=image.smoke,
-        required=sum(image.required(edge) for edge in image.edges),
-        unseen_share=unseen_share(image.runs),
-    )
-
-
-def golden_rule(request: golden_service_pb2.SetGoldenRuleRequest) -> tuple[Rule, Action | None]:
-    """A rule, and what it is to do; None takes the one on its pattern away. Raises :class:`WireError`."""
-    if request.transport not in ("", *Transport):
-        raise WireError(f"{text(request.transport)!r} is no transport: write tcp, udp or nothing")
-    action = _ACTIONS.get(request.action)
-    rule = Rule(
-        action=action or Action.IGNORE,
-        source=text(request.source) or ANY,
-        target=text(request.target) or ANY,
-        transport=Transport(request.transport) if request.transport else None,
-        port=request.port if request.HasField("port") else None,
-        note=text(request.note),
-    )
-    return rule, action
 
 
 def rollback_message(operation: Operation) -> rollback_service_pb2.Rollback:

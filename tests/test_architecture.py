@@ -19,6 +19,8 @@ PURE = (
     "golden",
     "learning",
     "rules",
+    "capture",
+    "difference",
     "expected",
     "kin",
     "pace",

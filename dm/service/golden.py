@@ -2,10 +2,13 @@
 
 from msgspec.structs import replace
 
-from dm import wire
-from dm.golden import FORMAT, GoldenError, decode, encode
-from dm.learning import diff, merge
-from dm.manager import Manager, now_ms
+from dm.capture import sureness
+from dm.difference import Difference, diff, diff_live
+from dm.expected import expect
+from dm.golden import FORMAT, GoldenError, GoldenImage, decode, encode
+from dm.golden_wire import difference_message, rule_of, summary_message
+from dm.learning import merge
+from dm.manager import Manager
 from dm.rules import changed, without
 from dm.service import Context
 from dm.store.sqlite import KeptImage
@@ -24,7 +27,8 @@ class GoldenService(golden_service_pb2_grpc.GoldenServiceServicer):
     ) -> pb.CaptureGoldenResponse:
         """Learn from the live stack."""
         image = self._manager.learn(request.stack, join=request.merge, smoke=request.smoke)
-        return pb.CaptureGoldenResponse(golden=self._summary(image.id))
+        graph = self._manager.stack(request.stack).stack.graph
+        return pb.CaptureGoldenResponse(golden=self._summary(image.id), sentences=sureness(image, graph))
 
     async def ListGolden(self, request: pb.ListGoldenRequest, context: Context) -> pb.ListGoldenResponse:
         """All images."""
@@ -41,18 +45,19 @@ class GoldenService(golden_service_pb2_grpc.GoldenServiceServicer):
         """Two images, or one and the live stack."""
         image = self._manager.store.find_golden(request.id).image
         if request.other:
-            other = self._manager.store.find_golden(request.other).image
+            found = diff(image, self._manager.store.find_golden(request.other).image)
         else:
-            other = self._manager.stack(image.stack).stack.learn(smoke=False)
-        return pb.DiffGoldenResponse(lines=diff(image, other))
+            found = self._diff_live(image)
+        return pb.DiffGoldenResponse(
+            lines=[str(one) for one in found], differences=[difference_message(one) for one in found]
+        )
 
     async def MergeGolden(self, request: pb.MergeGoldenRequest, context: Context) -> pb.MergeGoldenResponse:
         """One image of several."""
         if len(set(request.ids)) < 2:
             raise GoldenError("two or more golden images are needed to merge")
         image = merge([self._manager.store.find_golden(name).image for name in request.ids])
-        self._manager.store.put_golden(image, created_ms=now_ms())
-        self._manager.golden_changed(image.stack)
+        self._manager.put_in_force(image)
         return pb.MergeGoldenResponse(golden=self._summary(image.id))
 
     async def ImportGolden(
@@ -60,8 +65,7 @@ class GoldenService(golden_service_pb2_grpc.GoldenServiceServicer):
     ) -> pb.ImportGoldenResponse:
         """Take in a document."""
         image = decode(request.document)
-        self._manager.store.put_golden(image, created_ms=now_ms())
-        self._manager.golden_changed(image.stack)
+        self._manager.put_in_force(image)
         return pb.ImportGoldenResponse(golden=self._summary(image.id))
 
     async def SetGoldenRule(
@@ -69,13 +73,15 @@ class GoldenService(golden_service_pb2_grpc.GoldenServiceServicer):
     ) -> pb.SetGoldenRuleResponse:
         """Add, change or remove a rule."""
         image = self._manager.store.find_golden(request.id).image
-        rule, action = wire.golden_rule(request)
+        rule, action = rule_of(request)
         rules = without(image.rules, rule.pattern) if action is None else changed(image.rules, rule)
         image = replace(image, rules=rules, format=FORMAT)
         self._manager.store.update_golden(image)
         self._manager.golden_changed(image.stack)
         return pb.SetGoldenRuleResponse(
-            golden=self._summary(image.id), rules=[str(rule) for rule in image.rules]
+            golden=self._summary(image.id),
+            rules=[str(one) for one in image.rules],
+            matched=sum(rule.matches(key) for key in expect(replace(image, rules=())).edges),
         )
 
     async def DeleteGolden(
@@ -86,10 +92,22 @@ class GoldenService(golden_service_pb2_grpc.GoldenServiceServicer):
         self._manager.golden_changed(image.stack)
         return pb.DeleteGoldenResponse()
 
+    def _diff_live(self, image: GoldenImage) -> list[Difference]:
+        guarded = self._manager.stack(image.stack)
+        stack = guarded.stack
+        self._manager.evaluate(guarded)
+        if silent := [vcd.name for vcd in stack.vcds.values() if vcd.seen_since_s is None]:
+            raise GoldenError(
+                f"the agent of {', '.join(silent)} is silent, so what is missing may only be unseen: try again later"
+            )
+        worked = [edge.key for edge in stack.graph if edge.seen_ok]
+        judged = stack.deviation.judged() if stack.deviation else {}
+        return diff_live(image, worked, judged, fingerprint=stack.spec.fingerprint)
+
     def _summary(self, image_id: str) -> pb.GoldenSummary:
         return summary(self._manager.store.find_golden(image_id))
 
 
 def summary(kept: KeptImage) -> pb.GoldenSummary:
     """An image's line in a listing."""
-    return wire.golden_summary(kept.image, created_ms=kept.created_ms, current=kept.current)
+    return summary_message(kept.image, created_ms=kept.created_ms, current=kept.current)

@@ -24,49 +24,55 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64m/v1/golden_service.proto\x12\x05\x64m.v1\"\xb8\x01\n\rGoldenSummary\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05stack\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0c\n\x04runs\x18\x04 \x01(\r\x12\r\n\x05\x65\x64ges\x18\x05 \x01(\r\x12\x12\n\ncreated_ms\x18\x06 \x01(\x04\x12\x0f\n\x07\x63urrent\x18\x07 \x01(\x08\x12\r\n\x05smoke\x18\x08 \x01(\x08\x12\x10\n\x08required\x18\t \x01(\r\x12\x14\n\x0cunseen_share\x18\n \x01(\x01\"C\n\x14\x43\x61ptureGoldenRequest\x12\r\n\x05stack\x18\x01 \x01(\t\x12\r\n\x05merge\x18\x02 \x01(\x08\x12\r\n\x05smoke\x18\x03 \x01(\x08\"=\n\x15\x43\x61ptureGoldenResponse\x12$\n\x06golden\x18\x01 \x01(\x0b\x32\x14.dm.v1.GoldenSummary\"\"\n\x11ListGoldenRequest\x12\r\n\x05stack\x18\x01 \x01(\t\":\n\x12ListGoldenResponse\x12$\n\x06golden\x18\x01 \x03(\x0b\x32\x14.dm.v1.GoldenSummary\"\x1e\n\x10GetGoldenRequest\x12\n\n\x02id\x18\x01 \x01(\t\"K\n\x11GetGoldenResponse\x12$\n\x06golden\x18\x01 \x01(\x0b\x32\x14.dm.v1.GoldenSummary\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\".\n\x11\x44iffGoldenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05other\x18\x02 \x01(\t\"#\n\x12\x44iffGoldenResponse\x12\r\n\x05lines\x18\x01 \x03(\t\"!\n\x12MergeGoldenRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\";\n\x13MergeGoldenResponse\x12$\n\x06golden\x18\x01 \x01(\x0b\x32\x14.dm.v1.GoldenSummary\"\'\n\x13ImportGoldenRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\"<\n\x14ImportGoldenResponse\x12$\n\x06golden\x18\x01 \x01(\x0b\x32\x14.dm.v1.GoldenSummary\"\xa2\x01\n\x14SetGoldenRuleRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12!\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x11.dm.v1.RuleAction\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\x11\n\ttransport\x18\x05 \x01(\t\x12\x11\n\x04port\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04note\x18\x07 \x01(\tB\x07\n\x05_port\"L\n\x15SetGoldenRuleResponse\x12$\n\x06golden\x18\x01 \x01(\x0b\x32\x14.dm.v1.GoldenSummary\x12\r\n\x05rules\x18\x02 \x03(\t\"!\n\x13\x44\x65leteGoldenRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteGoldenResponse*p\n\nRuleAction\x12\x1b\n\x17RULE_ACTION_UNSPECIFIED\x10\x00\x12\x13\n\x0fRULE_ACTION_PIN\x10\x01\x12\x18\n\x14RULE_ACTION_TOLERATE\x10\x02\x12\x16\n\x12RULE_ACTION_IGNORE\x10\x03\x32\xc5\x04\n\rGoldenService\x12J\n\rCaptureGolden\x12\x1b.dm.v1.CaptureGoldenRequest\x1a\x1c.dm.v1.CaptureGoldenResponse\x12\x41\n\nListGolden\x12\x18.dm.v1.ListGoldenRequest\x1a\x19.dm.v1.ListGoldenResponse\x12>\n\tGetGolden\x12\x17.dm.v1.GetGoldenRequest\x1a\x18.dm.v1.GetGoldenResponse\x12\x41\n\nDiffGolden\x12\x18.dm.v1.DiffGoldenRequest\x1a\x19.dm.v1.DiffGoldenResponse\x12\x44\n\x0bMergeGolden\x12\x19.dm.v1.MergeGoldenRequest\x1a\x1a.dm.v1.MergeGoldenResponse\x12G\n\x0cImportGolden\x12\x1a.dm.v1.ImportGoldenRequest\x1a\x1b.dm.v1.ImportGoldenResponse\x12J\n\rSetGoldenRule\x12\x1b.dm.v1.SetGoldenRuleRequest\x1a\x1c.dm.v1.SetGoldenRuleResponse\x12G\n\x0c\x44\x65leteGolden\x12\x1a.dm.v1.DeleteGoldenRequest\x1a\x1b.dm.v1.DeleteGoldenResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64m/v1/golden_service.proto\x12\x05\x64m.v1\"\xb8\x01\n\rGoldenSummary\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05stack\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0c\n\x04runs\x18\x04 \x01(\r\x12\r\n\x05\x65\x64ges\x18\x05 \x01(\r\x12\x12\n\ncreated_ms\x18\x06 \x01(\x04\x12\x0f\n\x07\x63urrent\x18\x07 \x01(\x08\x12\r\n\x05smoke\x18\x08 \x01(\x08\x12\x10\n\x08required\x18\t \x01(\r\x12\x14\n\x0cunseen_share\x18\n \x01(\x01\"C\n\x14\x43\x61ptureGoldenRequest\x12\r\n\x05stack\x18\x01 \x01(\t\x12\r\n\x05merge\x18\x02 \x01(\x08\x12\r\n\x05smoke\x18\x03 \x01(\x08\"P\n\x15\x43\x61ptureGoldenResponse\x12$\n\x06golden\x18\x01 \x01(\x0b\x32\x14.dm.v1.GoldenSummary\x12\x11\n\tsentences\x18\x02 \x03(\t\"\"\n\x11ListGoldenRequest\x12\r\n\x05stack\x18\x01 \x01(\t\":\n\x12ListGoldenResponse\x12$\n\x06golden\x18\x01 \x03(\x0b\x32\x14.dm.v1.GoldenSummary\"\x1e\n\x10GetGoldenRequest\x12\n\n\x02id\x18\x01 \x01(\t\"K\n\x11GetGoldenResponse\x12$\n\x06golden\x18\x01 \x01(\x0b\x32\x14.dm.v1.GoldenSummary\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\".\n\x11\x44iffGoldenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05other\x18\x02 \x01(\t\"Q\n\x12\x44iffGoldenResponse\x12\r\n\x05lines\x18\x01 \x03(\t\x12,\n\x0b\x64ifferences\x18\x02 \x03(\x0b\x32\x17.dm.v1.GoldenDifference\"\x86\x01\n\x10GoldenDifference\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.dm.v1.DifferenceKind\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0b\n\x03was\x18\x03 \x01(\t\x12\x0b\n\x03now\x18\x04 \x01(\t\x12\"\n\x04\x65\x64ge\x18\x05 \x01(\x0b\x32\x14.dm.v1.GoldenEdgeKey\"a\n\rGoldenEdgeKey\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x11\n\ttransport\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x0f\n\x07service\x18\x05 \x01(\t\"!\n\x12MergeGoldenRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\";\n\x13MergeGoldenResponse\x12$\n\x06golden\x18\x01 \x01(\x0b\x32\x14.dm.v1.GoldenSummary\"\'\n\x13ImportGoldenRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\"<\n\x14ImportGoldenResponse\x12$\n\x06golden\x18\x01 \x01(\x0b\x32\x14.dm.v1.GoldenSummary\"\xa2\x01\n\x14SetGoldenRuleRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12!\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x11.dm.v1.RuleAction\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\x11\n\ttransport\x18\x05 \x01(\t\x12\x11\n\x04port\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04note\x18\x07 \x01(\tB\x07\n\x05_port\"]\n\x15SetGoldenRuleResponse\x12$\n\x06golden\x18\x01 \x01(\x0b\x32\x14.dm.v1.GoldenSummary\x12\r\n\x05rules\x18\x02 \x03(\t\x12\x0f\n\x07matched\x18\x03 \x01(\r\"!\n\x13\x44\x65leteGoldenRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteGoldenResponse*\x9a\x01\n\x0e\x44ifferenceKind\x12\x1f\n\x1b\x44IFFERENCE_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44IFFERENCE_KIND_GONE\x10\x01\x12\x17\n\x13\x44IFFERENCE_KIND_NEW\x10\x02\x12\x19\n\x15\x44IFFERENCE_KIND_OTHER\x10\x03\x12\x19\n\x15\x44IFFERENCE_KIND_WRONG\x10\x04*p\n\nRuleAction\x12\x1b\n\x17RULE_ACTION_UNSPECIFIED\x10\x00\x12\x13\n\x0fRULE_ACTION_PIN\x10\x01\x12\x18\n\x14RULE_ACTION_TOLERATE\x10\x02\x12\x16\n\x12RULE_ACTION_IGNORE\x10\x03\x32\xc5\x04\n\rGoldenService\x12J\n\rCaptureGolden\x12\x1b.dm.v1.CaptureGoldenRequest\x1a\x1c.dm.v1.CaptureGoldenResponse\x12\x41\n\nListGolden\x12\x18.dm.v1.ListGoldenRequest\x1a\x19.dm.v1.ListGoldenResponse\x12>\n\tGetGolden\x12\x17.dm.v1.GetGoldenRequest\x1a\x18.dm.v1.GetGoldenResponse\x12\x41\n\nDiffGolden\x12\x18.dm.v1.DiffGoldenRequest\x1a\x19.dm.v1.DiffGoldenResponse\x12\x44\n\x0bMergeGolden\x12\x19.dm.v1.MergeGoldenRequest\x1a\x1a.dm.v1.MergeGoldenResponse\x12G\n\x0cImportGolden\x12\x1a.dm.v1.ImportGoldenRequest\x1a\x1b.dm.v1.ImportGoldenResponse\x12J\n\rSetGoldenRule\x12\x1b.dm.v1.SetGoldenRuleRequest\x1a\x1c.dm.v1.SetGoldenRuleResponse\x12G\n\x0c\x44\x65leteGolden\x12\x1a.dm.v1.DeleteGoldenRequest\x1a\x1b.dm.v1.DeleteGoldenResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dm.v1.golden_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RULEACTION']._serialized_start=1147
-  _globals['_RULEACTION']._serialized_end=1259
+  _globals['_DIFFERENCEKIND']._serialized_start=1466
+  _globals['_DIFFERENCEKIND']._serialized_end=1620
+  _globals['_RULEACTION']._serialized_start=1622
+  _globals['_RULEACTION']._serialized_end=1734
   _globals['_GOLDENSUMMARY']._serialized_start=38
   _globals['_GOLDENSUMMARY']._serialized_end=222
   _globals['_CAPTUREGOLDENREQUEST']._serialized_start=224
   _globals['_CAPTUREGOLDENREQUEST']._serialized_end=291
   _globals['_CAPTUREGOLDENRESPONSE']._serialized_start=293
-  _globals['_CAPTUREGOLDENRESPONSE']._serialized_end=354
-  _globals['_LISTGOLDENREQUEST']._serialized_start=356
-  _globals['_LISTGOLDENREQUEST']._serialized_end=390
-  _globals['_LISTGOLDENRESPONSE']._serialized_start=392
-  _globals['_LISTGOLDENRESPONSE']._serialized_end=450
-  _globals['_GETGOLDENREQUEST']._serialized_start=452
-  _globals['_GETGOLDENREQUEST']._serialized_end=482
-  _globals['_GETGOLDENRESPONSE']._serialized_start=484
-  _globals['_GETGOLDENRESPONSE']._serialized_end=559
-  _globals['_DIFFGOLDENREQUEST']._serialized_start=561
-  _globals['_DIFFGOLDENREQUEST']._serialized_end=607
-  _globals['_DIFFGOLDENRESPONSE']._serialized_start=609
-  _globals['_DIFFGOLDENRESPONSE']._serialized_end=644
-  _globals['_MERGEGOLDENREQUEST']._serialized_start=646
-  _globals['_MERGEGOLDENREQUEST']._serialized_end=679
-  _globals['_MERGEGOLDENRESPONSE']._serialized_start=681
-  _globals['_MERGEGOLDENRESPONSE']._serialized_end=740
-  _globals['_IMPORTGOLDENREQUEST']._serialized_start=742
-  _globals['_IMPORTGOLDENREQUEST']._serialized_end=781
-  _globals['_IMPORTGOLDENRESPONSE']._serialized_start=783
-  _globals['_IMPORTGOLDENRESPONSE']._serialized_end=843
-  _globals['_SETGOLDENRULEREQUEST']._serialized_start=846
-  _globals['_SETGOLDENRULEREQUEST']._serialized_end=1008
-  _globals['_SETGOLDENRULERESPONSE']._serialized_start=1010
-  _globals['_SETGOLDENRULERESPONSE']._serialized_end=1086
-  _globals['_DELETEGOLDENREQUEST']._serialized_start=1088
-  _globals['_DELETEGOLDENREQUEST']._serialized_end=1121
-  _globals['_DELETEGOLDENRESPONSE']._serialized_start=1123
-  _globals['_DELETEGOLDENRESPONSE']._serialized_end=1145
-  _globals['_GOLDENSERVICE']._serialized_start=1262
-  _globals['_GOLDENSERVICE']._serialized_end=1843
+  _globals['_CAPTUREGOLDENRESPONSE']._serialized_end=373
+  _globals['_LISTGOLDENREQUEST']._serialized_start=375
+  _globals['_LISTGOLDENREQUEST']._serialized_end=409
+  _globals['_LISTGOLDENRESPONSE']._serialized_start=411
+  _globals['_LISTGOLDENRESPONSE']._serialized_end=469
+  _globals['_GETGOLDENREQUEST']._serialized_start=471
+  _globals['_GETGOLDENREQUEST']._serialized_end=501
+  _globals['_GETGOLDENRESPONSE']._serialized_start=503
+  _globals['_GETGOLDENRESPONSE']._serialized_end=578
+  _globals['_DIFFGOLDENREQUEST']._serialized_start=580
+  _globals['_DIFFGOLDENREQUEST']._serialized_end=626
+  _globals['_DIFFGOLDENRESPONSE']._serialized_start=628
+  _globals['_DIFFGOLDENRESPONSE']._serialized_end=709
+  _globals['_GOLDENDIFFERENCE']._serialized_start=712
+  _globals['_GOLDENDIFFERENCE']._serialized_end=846
+  _globals['_GOLDENEDGEKEY']._serialized_start=848
+  _globals['_GOLDENEDGEKEY']._serialized_end=945
+  _globals['_MERGEGOLDENREQUEST']._serialized_start=947
+  _globals['_MERGEGOLDENREQUEST']._serialized_end=980
+  _globals['_MERGEGOLDENRESPONSE']._serialized_start=982
+  _globals['_MERGEGOLDENRESPONSE']._serialized_end=1041
+  _globals['_IMPORTGOLDENREQUEST']._serialized_start=1043
+  _globals['_IMPORTGOLDENREQUEST']._serialized_end=1082
+  _globals['_IMPORTGOLDENRESPONSE']._serialized_start=1084
+  _globals['_IMPORTGOLDENRESPONSE']._serialized_end=1144
+  _globals['_SETGOLDENRULEREQUEST']._serialized_start=1147
+  _globals['_SETGOLDENRULEREQUEST']._serialized_end=1309
+  _globals['_SETGOLDENRULERESPONSE']._serialized_start=1311
+  _globals['_SETGOLDENRULERESPONSE']._serialized_end=1404
+  _globals['_DELETEGOLDENREQUEST']._serialized_start=1406
+  _globals['_DELETEGOLDENREQUEST']._serialized_end=1439
+  _globals['_DELETEGOLDENRESPONSE']._serialized_start=1441
+  _globals['_DELETEGOLDENRESPONSE']._serialized_end=1463
+  _globals['_GOLDENSERVICE']._serialized_start=1737
+  _globals['_GOLDENSERVICE']._serialized_end=2318
 # @@protoc_insertion_point(module_scope)

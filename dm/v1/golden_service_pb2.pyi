@@ -19,6 +19,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _DifferenceKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DifferenceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DifferenceKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DIFFERENCE_KIND_UNSPECIFIED: _DifferenceKind.ValueType  # 0
+    """Not stated."""
+    DIFFERENCE_KIND_GONE: _DifferenceKind.ValueType  # 1
+    """Only the first image has it."""
+    DIFFERENCE_KIND_NEW: _DifferenceKind.ValueType  # 2
+    """Only the second image, or the live stack, has it."""
+    DIFFERENCE_KIND_OTHER: _DifferenceKind.ValueType  # 3
+    """Both have it, but not as the same."""
+    DIFFERENCE_KIND_WRONG: _DifferenceKind.ValueType  # 4
+    """The live stack deviates there now."""
+
+class DifferenceKind(_DifferenceKind, metaclass=_DifferenceKindEnumTypeWrapper):
+    """How one thing differs."""
+
+DIFFERENCE_KIND_UNSPECIFIED: DifferenceKind.ValueType  # 0
+"""Not stated."""
+DIFFERENCE_KIND_GONE: DifferenceKind.ValueType  # 1
+"""Only the first image has it."""
+DIFFERENCE_KIND_NEW: DifferenceKind.ValueType  # 2
+"""Only the second image, or the live stack, has it."""
+DIFFERENCE_KIND_OTHER: DifferenceKind.ValueType  # 3
+"""Both have it, but not as the same."""
+DIFFERENCE_KIND_WRONG: DifferenceKind.ValueType  # 4
+"""The live stack deviates there now."""
+Global___DifferenceKind: _TypeAlias = DifferenceKind  # noqa: Y015
+
 class _RuleAction:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -142,18 +174,24 @@ class CaptureGoldenResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GOLDEN_FIELD_NUMBER: _builtins.int
+    SENTENCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def golden(self) -> Global___GoldenSummary:
         """The image."""
+
+    @_builtins.property
+    def sentences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was learned, what was left out and how much may still be unseen, in plain words."""
 
     def __init__(
         self,
         *,
         golden: Global___GoldenSummary | None = ...,
+        sentences: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden", "sentences", b"sentences"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -288,22 +326,106 @@ class DiffGoldenResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LINES_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """One line each, beginning with '+', '-' or '~'; empty means none."""
+        """One line each for a person, beginning with '+', '-', '~' or '!'; empty means none."""
+
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___GoldenDifference]:
+        """The same for a program, in the same order."""
 
     def __init__(
         self,
         *,
         lines: _abc.Iterable[_builtins.str] | None = ...,
+        differences: _abc.Iterable[Global___GoldenDifference] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "lines", b"lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DiffGoldenResponse: _TypeAlias = DiffGoldenResponse  # noqa: Y015
+
+@_typing.final
+class GoldenDifference(_message.Message):
+    """One difference: of an edge, of a rule, or of the stack or its manifest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    WAS_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    EDGE_FIELD_NUMBER: _builtins.int
+    kind: Global___DifferenceKind.ValueType
+    """How it differs."""
+    subject: _builtins.str
+    """What differs, as people read it."""
+    was: _builtins.str
+    """How it is in the first image, such as its class; empty when it is not there."""
+    now: _builtins.str
+    """How it is in the second image or the live stack; empty when it is not there."""
+    @_builtins.property
+    def edge(self) -> Global___GoldenEdgeKey:
+        """The edge, if it is one."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___DifferenceKind.ValueType = ...,
+        subject: _builtins.str = ...,
+        was: _builtins.str = ...,
+        now: _builtins.str = ...,
+        edge: Global___GoldenEdgeKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["edge", b"edge"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge", b"edge", "kind", b"kind", "now", b"now", "subject", b"subject", "was", b"was"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GoldenDifference: _TypeAlias = GoldenDifference  # noqa: Y015
+
+@_typing.final
+class GoldenEdgeKey(_message.Message):
+    """An edge's identity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    TRANSPORT_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Who calls."""
+    target: _builtins.str
+    """Who is called."""
+    transport: _builtins.str
+    """"tcp" or "udp"."""
+    port: _builtins.int
+    """The port; 0 stands for ports that differ in every launch."""
+    service: _builtins.str
+    """The service that a registry names there, if any."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+        transport: _builtins.str = ...,
+        port: _builtins.int = ...,
+        service: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "service", b"service", "source", b"source", "target", b"target", "transport", b"transport"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GoldenEdgeKey: _TypeAlias = GoldenEdgeKey  # noqa: Y015
 
 @_typing.final
 class MergeGoldenRequest(_message.Message):
@@ -455,6 +577,9 @@ class SetGoldenRuleResponse(_message.Message):
 
     GOLDEN_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """How many edges of the image the rule is about."""
     @_builtins.property
     def golden(self) -> Global___GoldenSummary:
         """The image."""
@@ -468,10 +593,11 @@ class SetGoldenRuleResponse(_message.Message):
         *,
         golden: Global___GoldenSummary | None = ...,
         rules: _abc.Iterable[_builtins.str] | None = ...,
+        matched: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden", "rules", b"rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden", "matched", b"matched", "rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

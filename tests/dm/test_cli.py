@@ -59,9 +59,19 @@ def test_golden_images_travel_as_files(manager: str, tmp_path: Path) -> None:
     other.write_text(encode(an_image(edges=())))
     empty_id = dm("golden", "import", str(other), dm_target=manager).stdout.split()[0]
     compared = dm("golden", "diff", image_id, empty_id, dm_target=manager)
-    assert (compared.returncode, compared.stdout) == (1, "- api → db:5432\n")
+    assert (compared.returncode, compared.stdout) == (1, "- api → db:5432: required, held\n")
+    (difference,) = json.loads(dm("golden", "diff", image_id, empty_id, "--json", dm_target=manager).stdout)
+    assert (difference["kind"], difference["edge"]["port"]) == ("DIFFERENCE_KIND_GONE", 5432)
+    assert dm("golden", "diff", image_id, image_id, dm_target=manager).returncode == 0
     assert dm("golden", "merge", image_id, empty_id, dm_target=manager).returncode == 0
     assert len(dm("golden", "list", dm_target=manager).stdout.splitlines()) == 3
+    used = dm("golden", "use", image_id, dm_target=manager)
+    assert used.stdout.startswith(image_id)
+    assert used.stdout.endswith("(in force)\n")
+    (current,) = [
+        one for one in json.loads(dm("golden", "list", "--json", dm_target=manager).stdout) if one["current"]
+    ]
+    assert (current["id"], current["required"]) == (image_id, 1)
     assert dm("golden", "rm", empty_id, dm_target=manager).returncode == 0
     assert len(dm("golden", "list", dm_target=manager).stdout.splitlines()) == 2
 
@@ -74,6 +84,10 @@ def test_rules_stay_with_their_image(manager: str, tmp_path: Path) -> None:
     rule = ("api", "d*", "--port", "5432")
     added = dm("golden", "rule", "s", "tolerate", *rule, "--note", "slow disk", dm_target=manager)
     assert (added.returncode, added.stdout) == (0, "tolerate api → d*:5432 (slow disk)\n"), added.stderr
+    assert added.stderr == f"it is about 1 edge of image {image_id}\n"
+    none = dm("golden", "rule", "s", "pin", "api", "cache", dm_target=manager)
+    assert none.stderr == f"it is about 0 edges of image {image_id}, so nothing is pinned\n"
+    dm("golden", "rule", "s", "none", "api", "cache", dm_target=manager)
     assert dm("golden", "rule", image_id, "pin", *rule, dm_target=manager).stdout == "pin api → d*:5432\n"
     assert '"action": "pin"' in dm("golden", "show", image_id, dm_target=manager).stdout
     assert dm("golden", "rule", "s", "none", *rule, dm_target=manager).stdout == "no rules\n"
@@ -87,7 +101,7 @@ def test_rules_stay_with_their_image(manager: str, tmp_path: Path) -> None:
         (["golden", "show", "abc"], "there is no golden image 'abc': `dm golden list` shows them"),
         (["golden", "merge", "abc"], "two or more golden images are needed to merge"),
         (["golden", "import", "/nonexistent.json"], "cannot read /nonexistent.json"),
-        (["golden", "import", "/dev/null"], "not a golden image: Input data was truncated"),
+        (["golden", "import", "/dev/null"], "/dev/null: not a golden image: it ends too early, in line 1"),
     ],
 )
 def test_wrong_input_is_one_line(manager: str, arguments: list[str], says: str) -> None:
@@ -131,11 +145,23 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path, listen: str, state:
     assert "Traceback" not in failed.stderr
 
 
+@pytest.mark.parametrize("other", [(), ("abd",)])
+def test_a_comparison_that_cannot_be_made_is_told_apart_from_a_difference(
+    manager: str, other: tuple[str, ...]
+) -> None:
+    """As diff's, the status is 2 for trouble, so that a script does not take it for a finding."""
+    failed = dm("golden", "diff", "abc", *other, dm_target=manager)
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert len(failed.stderr.splitlines()) == 1
+
+
 def test_events_and_status_of_nothing(manager: str) -> None:
     """A manager without stacks has nothing to show, and that is no error."""
     assert dm("events", dm_target=manager).stdout == ""
     assert dm("status", dm_target=manager).stdout == "no stack is deployed\n"
     assert json.loads(dm("status", "--json", dm_target=manager).stdout) == []
+    assert dm("golden", "list", dm_target=manager).stdout.startswith("no golden images: `idm capture` learns")
+    assert json.loads(dm("golden", "list", "--json", dm_target=manager).stdout) == []
 
 
 def test_the_schema_is_printed_without_a_manager() -> None:

@@ -1,6 +1,12 @@
 """How golden images come about."""
 
+from ipaddress import IPv4Address
+
+from dm.edge import Flow
+from dm.golden import GoldenImage, Kind
+from dm.graph import LiveGraph
 from dm.learning import learn
+from tests.dm.test_graph import flow, graph, key
 from tests.sim.systems import shop
 
 
@@ -20,3 +26,48 @@ def test_learning_does_not_search_all_machines_for_each_edge() -> None:
     vcds = Unsearchable(world.stack.vcds)
     image = learn(world.stack.graph, stack="shop", fingerprint="f", vcds=vcds, launch_s=0.0, smoke=True)
     assert [edge.key for edge in image.edges] == [edge.key for edge in world.stack.learn(smoke=True).edges]
+
+
+def calling(told: Flow) -> LiveGraph:
+    """A graph in which a calls b."""
+    live = graph()
+    live.own("b", [IPv4Address("198.18.0.2")], now_s=0.0)
+    live.put(key("a", "198.18.0.2"), told, now_s=told.last_attempt_s)
+    return live
+
+
+def learned(live: LiveGraph) -> GoldenImage:
+    """The image of a launch that began at 0."""
+    return learn(live, stack="s", fingerprint="f", vcds=["a", "b"], launch_s=0.0, smoke=True)
+
+
+def test_a_new_manager_learns_when_an_edge_was_established() -> None:
+    """Of an edge that never failed its first attempt tells, though its last success is all that is reported."""
+    (edge,) = learned(calling(flow(attempts=900, established=900, at_s=3600.0))).edges
+    assert edge.established_ms == (500,)
+
+
+def test_a_time_that_only_the_last_success_tells_is_late_rather_than_early() -> None:
+    """Of an edge that failed at first nobody can say when it began to work; it is given the time that is known."""
+    (edge,) = learned(calling(flow(attempts=9, established=7, refused=2, at_s=30.0))).edges
+    assert edge.established_ms == (30_000,)
+
+
+def test_a_machine_that_was_started_anew_is_learned_from_its_start() -> None:
+    """An hour after the launch its edges take no longer than they did then."""
+    live = calling(flow())
+    live.restart("a", now_s=3600.0)
+    live.put(key("a", "198.18.0.2"), flow(at_s=3602.0)._replace(first_seen_s=3602.0), now_s=3602.0)
+    (edge,) = learned(live).edges
+    assert edge.established_ms == (2000,)
+
+
+def test_kinds_follow_from_how_an_edge_was_used() -> None:
+    """What is open is held, what comes back in a rhythm is periodic, all else is on demand."""
+    assert [edge.kind for edge in learned(calling(flow(open_=1))).edges] == [Kind.HELD]
+    live = calling(flow())
+    assert [edge.kind for edge in learned(live).edges] == [Kind.ON_DEMAND]
+    for second in range(2, 9):
+        live.put(key("a", "198.18.0.2"), flow(attempts=second, established=second, at_s=second), now_s=second)
+    (edge,) = learned(live).edges
+    assert (edge.kind, edge.refresh_ms) == (Kind.PERIODIC, (1000,))

@@ -318,3 +318,59 @@ def test_only_local_addresses_are_served(tmp_path: Path) -> None:
                 pass
 
     asyncio.run(story())
+
+
+def test_an_image_of_another_manifest_is_not_put_in_force(tmp_path: Path) -> None:
+    """It would leave the stack without judgement; the refusal says what to do, and the image in force stays."""
+
+    async def story(peer: Peer) -> None:
+        await peer.apply()
+        async with peer.agent("web") as web, peer.agent("db") as db:
+            await db.report()
+            await web.report(good())
+            request = golden.CaptureGoldenRequest(stack="pair")
+            captured = await peer.golden.CaptureGolden(request, timeout=DEADLINE_S)
+            found = await peer.golden.GetGolden(
+                golden.GetGoldenRequest(id=captured.golden.id), timeout=DEADLINE_S
+            )
+            other = found.document.replace('"fingerprint": "f"', '"fingerprint": "g"')
+            with pytest.raises(
+                grpc.aio.AioRpcError, match=r'another manifest .* write into it "fingerprint": "f"'
+            ):
+                await peer.golden.ImportGolden(golden.ImportGoldenRequest(document=other), timeout=DEADLINE_S)
+            assert (await peer.status()).golden == captured.golden.id
+            elsewhere = found.document.replace('"stack": "pair"', '"stack": "other"')
+            await peer.golden.ImportGolden(golden.ImportGoldenRequest(document=elsewhere), timeout=DEADLINE_S)
+
+    run(tmp_path, story)
+
+
+def test_a_launch_is_learned_once_and_only_while_all_works(tmp_path: Path) -> None:
+    """A second capture of one launch does not count as another, and one of a broken stack is refused."""
+
+    async def story(peer: Peer) -> None:
+        await peer.apply()
+        diff = golden.DiffGoldenRequest(id="pair")
+        async with peer.agent("web") as web:
+            async with peer.agent("db") as db:
+                await db.report()
+                await web.report(good())
+                request = golden.CaptureGoldenRequest(stack="pair", smoke=True)
+                captured = await peer.golden.CaptureGolden(request, timeout=DEADLINE_S)
+                assert captured.sentences
+                again = golden.CaptureGoldenRequest(stack="pair", merge=True)
+                with pytest.raises(grpc.aio.AioRpcError, match="learned from this launch already"):
+                    await peer.golden.CaptureGolden(again, timeout=DEADLINE_S)
+                await web.report(refused(3))
+                with pytest.raises(
+                    grpc.aio.AioRpcError, match=r"while web → db:5432 fails, .*: mend it first"
+                ):
+                    await peer.golden.CaptureGolden(request, timeout=DEADLINE_S)
+                reply = await peer.golden.DiffGolden(diff, timeout=DEADLINE_S)
+                (wrong,) = reply.differences
+                assert (wrong.kind, wrong.edge.source) == (golden.DIFFERENCE_KIND_WRONG, "web")
+            await peer.until(lambda _: peer.manager.stack("pair").stack.vcds["db"].seen_since_s is None)
+            with pytest.raises(grpc.aio.AioRpcError, match="silent, so what is missing may only be unseen"):
+                await peer.golden.DiffGolden(diff, timeout=DEADLINE_S)
+
+    run(tmp_path, story)
