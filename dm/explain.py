@@ -13,13 +13,12 @@ from dm.stack import Stack
 from dm.states import EdgeState
 from dm.verdict import Judgement, Verdict
 
-
-class Knob(NamedTuple):
-    """A setting that the verdict depends on, by its place in the manifest."""
-
-    name: str
-    value: str
-    meaning: str
+_FOLLOWS = {
+    Verdict.LAUNCHING: "nothing is wrong so far, and not every edge is due yet",
+    Verdict.DEGRADED: "something deviates, but not by enough or not for long enough: nothing is rolled back",
+    Verdict.FAILED: "the deviation has lasted, and the evidence says who is responsible",
+    Verdict.INCONCLUSIVE: "too little is known to act on it: nothing is rolled back until that is over",
+}
 
 
 class EdgeReasons(NamedTuple):
@@ -37,44 +36,63 @@ class Explanation(NamedTuple):
     verdict: Verdict
     sentences: tuple[str, ...]
     edges: tuple[EdgeReasons, ...]
-    knobs: tuple[Knob, ...]
 
 
-def explain(stack: Stack, judgement: Judgement, *, about: str = "") -> Explanation:
+def explain(stack: Stack, judgement: Judgement, *, now_s: float, about: str = "") -> Explanation:
     """What the verdict follows from; ``about`` leaves only the edges of one VCD."""
     edges = tuple(_edges(stack.deviation, stack.spec.policy, about)) if stack.deviation else ()
-    return Explanation(
-        judgement.verdict, tuple(_sentences(stack, judgement)), edges, _knobs(stack.spec.policy)
-    )
+    return Explanation(judgement.verdict, tuple(_sentences(stack, judgement, now_s)), edges)
 
 
-def _sentences(stack: Stack, judgement: Judgement) -> Iterator[str]:
-    policy = stack.spec.policy
+def _sentences(stack: Stack, judgement: Judgement, now_s: float) -> Iterator[str]:
     yield from judgement.reasons
+    if follows := _FOLLOWS.get(judgement.verdict):
+        yield follows
     if (deviation := stack.deviation) is None:
         return
+    if (left_s := stack.confirmed_in_s(now_s=now_s)) is not None:
+        yield f"a threshold is exceeded; if it stays so for {left_s:.1f} s more, it is believed"
+    yield from _suspicions(judgement)
+    yield from _shares(deviation, judgement, stack.spec.policy)
+    if deviation.pace.factor > 1:
+        yield f"this launch is slow as a whole: its deadlines are stretched by {deviation.pace.factor:.1f}"
     image = deviation.image
     smoke = "with" if image.smoke else "without"
     yield (
-        f"golden image {image.id}, of {_launches(image.runs)} {smoke} a smoke workload: an edge that is not in it may "
-        f"still be part of {unseen_share(image.runs):.0%} of launches"
+        f"golden image {image.id} was learned from {_launches(image.runs)}, {smoke} a smoke workload: an edge that is "
+        f"not in it may still be part of {unseen_share(image.runs):.0%} of launches (95 % sure)"
     )
-    golden = len(deviation.golden)
-    yield (
-        f"the stack deviates by {judgement.deviation:.0%} ({deviation.wrong_edges} of {golden} golden edges), "
-        f"and fails above {policy.stack_threshold:.0%}"
-    )
-    if deviation.pace.factor > 1:
-        yield f"this launch is slow as a whole: its deadlines are stretched by {deviation.pace.factor:.1f}"
-    for vcd, share in sorted(judgement.vcd_deviation.items()):
-        if share:
-            yield f"{vcd} deviates by {share:.0%} of its own edges, and fails above {policy.threshold(vcd):.0%}"
+
+
+def _suspicions(judgement: Judgement) -> Iterator[str]:
     finding = judgement.finding
     for suspect in finding.culprits:
+        said = "is responsible" if judgement.verdict is Verdict.FAILED else "is suspected"
         where = ", which is outside the stack and cannot be taken back" if suspect.external else ""
-        yield f"{suspect.name} is responsible (score {suspect.score:.2f}){where}: {'; '.join(suspect.evidence)}"
+        yield f"{suspect.name} {said} (score {suspect.score:.2f}){where}: {'; '.join(suspect.evidence)}"
     if finding.culprits and not finding.confident:
         yield "the evidence does not tell the suspects apart, so a person has to look"
+
+
+def _shares(deviation: Deviation, judgement: Judgement, policy: Policy) -> Iterator[str]:
+    """How far the stack and its VCDs deviate, the worst first, each against its threshold."""
+    strange = sum(deviation.judged()[key].counted for key in deviation.unexpected)
+    edges = f"{deviation.wrong_edges} of {len(deviation.golden)} golden edges"
+    edges += f", and {strange} that {'is' if strange == 1 else 'are'} not in the image" if strange else ""
+    against = _against(judgement.deviation, policy.stack_threshold, policy)
+    yield f"the stack deviates by {_percent(judgement.deviation)} ({edges}), {against}"
+    for vcd, share in sorted(judgement.vcd_deviation.items(), key=lambda item: (-item[1], item[0])):
+        if share:
+            against = _against(share, policy.threshold(vcd), policy)
+            yield f"{vcd} deviates by {_percent(share)} of its own edges, {against}"
+
+
+def _against(share: float, threshold: float, policy: Policy) -> str:
+    over = (1 - policy.hysteresis) * threshold
+    if share > threshold:
+        return f"above its threshold of {_percent(threshold)}"
+    again = f" (once above, it is over at {_percent(over)})" if share > over else ""
+    return f"not above its threshold of {_percent(threshold)}{again}"
 
 
 def _edges(deviation: Deviation, policy: Policy, about: str) -> Iterator[EdgeReasons]:
@@ -93,52 +111,25 @@ def _edges(deviation: Deviation, policy: Policy, about: str) -> Iterator[EdgeRea
 
 def _expectation(deviation: Deviation, golden: GoldenEdge, policy: Policy) -> Iterator[str]:
     image = deviation.image
-    times = [time / 1000 for time in golden.established_ms]
     seen = f"seen in {golden.runs} of {_launches(image.runs)}"
-    when = f", established {_span(times)} after their begin" if times else ""
+    times = [time / 1000 for time in golden.established_ms]
+    when = f", {_span(times)} after the begin" if times else ""
     yield f"{image.class_of(golden)}: {seen}{when}"
     if golden.after:
         yield f"always worked after {', '.join(golden.after)}"
+    if not image.required(golden):
+        yield "not every launch had it, so it can fail or lead elsewhere, but not be missing, unless a rule pins it"
+        return
     if not deviation.has_to_be(golden.key):
         yield "only calls bring it, so it can fail or lead elsewhere, but not be missing"
         return
-    yield f"due {golden.deadline_s(policy.slack_s):.1f} s after the start of its ends"
-    if golden.kind is Kind.HELD:
-        yield f"gone when nothing is open for {golden.rhythm_s(policy.quiet_s):.1f} s"
-    else:
-        yield f"gone when nothing is attempted for {golden.rhythm_s(policy.quiet_s):.1f} s"
-
-
-def _knobs(policy: Policy) -> tuple[Knob, ...]:
-    own = (
-        Knob(f"judge.vcd_thresholds.{vcd}", f"{share:g}", f"the same for {vcd}")
-        for vcd, share in sorted(policy.vcd_thresholds.items())
+    few = f" + 1/{len(times)} for want of more launches" if times else ""
+    yield (
+        f"due {golden.deadline_s(policy.slack_s):.1f} s after its ends have started: {max(times, default=0):.1f} s"
+        f"{few} + {policy.slack_s:g} s of slack"
     )
-    return (
-        Knob(
-            "judge.stack_threshold",
-            f"{policy.stack_threshold:g}",
-            "share of edges above which the stack fails",
-        ),
-        Knob(
-            "judge.vcd_threshold",
-            f"{policy.vcd_threshold:g}",
-            "share of its own edges above which a VCD fails",
-        ),
-        *own,
-        Knob(
-            "judge.hysteresis",
-            f"{policy.hysteresis:g}",
-            "how far below a threshold it is over, as a share",
-        ),
-        Knob("judge.confirm_s", f"{policy.confirm_s:g}", "seconds that a deviation has to last"),
-        Knob("judge.launch_slack_s", f"{policy.slack_s:g}", "seconds added to what was learned"),
-        Knob(
-            "judge.count_external",
-            str(policy.count_external).lower(),
-            "whether new calls to the outside count",
-        ),
-    )
+    lasts = "is open" if golden.kind is Kind.HELD else "is attempted"
+    yield f"missing when nothing {lasts} for {golden.rhythm_s(policy.quiet_s):.1f} s"
 
 
 def _launches(runs: int) -> str:
@@ -148,3 +139,7 @@ def _launches(runs: int) -> str:
 def _span(times_s: list[float]) -> str:
     least, most = min(times_s), max(times_s)
     return f"{most:.1f} s" if least == most else f"{least:.1f} to {most:.1f} s"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}".removesuffix(".0") + "%"

@@ -76,6 +76,13 @@ class Operations:
             case Phase.VERIFY:
                 self._verify(operation, judgement, now_s=now_s, now_ms=now_ms)
 
+    def outlook(self, judgement: Judgement) -> str:
+        """What is done about a judgement, or why nothing is, in one sentence; empty when there is nothing to say."""
+        if (operation := self.current) is not None:
+            what = operation.detail or operation.phase
+            return f"rollback {operation.id} of {', '.join(operation.vcds)} is under way: {what}"
+        return self._told if judgement.verdict is Verdict.FAILED else ""
+
     def request(self, vcds: Sequence[str], *, now_ms: int) -> Operation:
         """A person asks for a rollback."""
         if self.current is not None:

@@ -5,12 +5,15 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 LOOK_S = 0.25
+PATIENCE_S = 1.0
 QUIET_AT_LEAST_S = 1.0
 """An agent may take as long to report that an edge is in use."""
 
 
 class Policy(NamedTuple):
     """Thresholds are shares, 0 to 1; ``vcd_thresholds`` are those of VCDs that have one of their own.
+
+    An attempt fails once it has been without an answer for ``patience_s``.
 
     ``hysteresis`` is the share of a threshold by which a deviation has to fall below it before it counts as passed.
     """
@@ -19,7 +22,7 @@ class Policy(NamedTuple):
     vcd_threshold: float = 0.20
     confirm_s: float = 3.0
     slack_s: float = 5.0
-    patience_s: float = 1.0
+    patience_s: float = PATIENCE_S
     count_external: bool = False
     vcd_thresholds: Mapping[str, float] = MappingProxyType({})
     hysteresis: float = 0.10

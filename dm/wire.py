@@ -1,11 +1,12 @@
 """Between the contract's messages and the core's values. Wrong messages raise :class:`WireError`."""
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dm.edge import Address, Backend, Door, EdgeKey, Failure, Flow, FlowKey, LiveEdge, NameClaim, Transport
 from dm.explain import Explanation
-from dm.policy import Policy
+from dm.knobs import Knob
+from dm.policy import PATIENCE_S, Policy
 from dm.rollback import Limits, Mode, Operation, Outcome, Phase
 from dm.stack import Spec
 from dm.states import EdgeState, Judged
@@ -170,6 +171,7 @@ def spec(message: stack_pb2.StackSpec, *, now_s: float) -> tuple[Spec, Limits]:
         count_external=judge.count_external,
         vcd_thresholds=dict(judge.vcd_thresholds),
         hysteresis=judge.hysteresis,
+        patience_s=judge.patience_ms / 1000 if judge.HasField("patience_ms") else PATIENCE_S,
     )
     limits = Limits(
         mode=_MODES[rollback.mode],
@@ -270,8 +272,10 @@ def edge_message(
     return message
 
 
-def explanation(explained: Explanation) -> stack_service_pb2.ExplainResponse:
-    """Why a stack is judged as it is, for the wire."""
+def explanation(
+    explained: Explanation, *, outlook: str, knobs: Iterable[Knob]
+) -> stack_service_pb2.ExplainResponse:
+    """Why a stack is judged as it is, for the wire; ``outlook`` is what is done about it, if anything can be said."""
     edges = (
         stack_service_pb2.EdgeExplanation(
             edge=str(edge.key), state=_STATES[edge.state], counts=edge.counts, sentences=edge.sentences
@@ -280,9 +284,9 @@ def explanation(explained: Explanation) -> stack_service_pb2.ExplainResponse:
     )
     return stack_service_pb2.ExplainResponse(
         verdict=_VERDICTS[explained.verdict],
-        sentences=explained.sentences,
+        sentences=(*explained.sentences, *([outlook] if outlook else [])),
         edges=edges,
-        knobs=(stack_service_pb2.Knob(**knob._asdict()) for knob in explained.knobs),
+        knobs=(stack_service_pb2.Knob(**knob._asdict()) for knob in knobs),
     )
 
 

@@ -84,6 +84,7 @@ def _judge(judge: Judge) -> JudgePolicy:
         count_external=judge.count_external,
         vcd_thresholds=judge.vcd_thresholds,
         hysteresis=judge.hysteresis,
+        patience_ms=round(judge.patience_s * 1000),
     )
 
 

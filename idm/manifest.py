@@ -149,7 +149,7 @@ class Judge(msgspec.Struct, frozen=True, kw_only=True):
     """Thresholds are shares of the golden edges (0 to 1); times in seconds.
 
     ``vcd_thresholds`` are those of single VCDs. A deviation is over once it has fallen below its threshold by
-    ``hysteresis``, a share of it.
+    ``hysteresis``, a share of it. An attempt fails that has been without an answer for ``patience_s``.
     """
 
     stack_threshold: Share = 0.20
@@ -158,6 +158,7 @@ class Judge(msgspec.Struct, frozen=True, kw_only=True):
     hysteresis: Share = 0.10
     confirm_s: Seconds = 3.0
     launch_slack_s: Pause = 5.0
+    patience_s: Seconds = 1.0
     count_external: bool = False
 
 

@@ -22,6 +22,7 @@ PURE = (
     "capture",
     "difference",
     "expected",
+    "knobs",
     "kin",
     "pace",
     "policy",

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 from dm import wire
 from dm.explain import explain
+from dm.knobs import knobs
 from dm.manager import Guarded, Manager
 from dm.service import Context
 from dm.stack import Stack
@@ -63,7 +64,12 @@ class StackService(stack_service_pb2_grpc.StackServiceServicer):
         if vcd and vcd not in guarded.stack.vcds:
             known = ", ".join(sorted(guarded.stack.vcds))
             raise wire.WireError(f"the stack {request.stack} has no VCD {vcd!r}: choose from {known}")
-        return wire.explanation(explain(guarded.stack, self._manager.evaluate(guarded), about=vcd))
+        judgement, operations = self._manager.evaluate(guarded), guarded.operations
+        return wire.explanation(
+            explain(guarded.stack, judgement, now_s=time.monotonic(), about=vcd),
+            outlook=operations.outlook(judgement),
+            knobs=knobs(guarded.stack.spec.policy, operations.limits, mode=operations.mode),
+        )
 
     async def GetGraph(
         self, request: stack_service_pb2.GetGraphRequest, context: Context

@@ -197,6 +197,7 @@ class JudgePolicy(_message.Message):
     COUNT_EXTERNAL_FIELD_NUMBER: _builtins.int
     VCD_THRESHOLDS_FIELD_NUMBER: _builtins.int
     HYSTERESIS_FIELD_NUMBER: _builtins.int
+    PATIENCE_MS_FIELD_NUMBER: _builtins.int
     stack_threshold: _builtins.float
     """The stack's deviation above which it has failed, 0 to 1."""
     vcd_threshold: _builtins.float
@@ -209,6 +210,8 @@ class JudgePolicy(_message.Message):
     """Whether unexpected edges to the outside count."""
     hysteresis: _builtins.float
     """Share of a threshold by which a deviation has to fall below it before it counts as passed, 0 to 1."""
+    patience_ms: _builtins.int
+    """How long an attempt may be without an answer before it fails, in milliseconds; absent means 1000."""
     @_builtins.property
     def vcd_thresholds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Thresholds of single VCDs, by name, 0 to 1; of all others it is vcd_threshold."""
@@ -223,12 +226,15 @@ class JudgePolicy(_message.Message):
         count_external: _builtins.bool = ...,
         vcd_thresholds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         hysteresis: _builtins.float = ...,
+        patience_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_patience_ms", b"_patience_ms", "patience_ms", b"patience_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_ms", b"confirm_ms", "count_external", b"count_external", "hysteresis", b"hysteresis", "launch_slack_ms", b"launch_slack_ms", "stack_threshold", b"stack_threshold", "vcd_threshold", b"vcd_threshold", "vcd_thresholds", b"vcd_thresholds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_patience_ms", b"_patience_ms", "confirm_ms", b"confirm_ms", "count_external", b"count_external", "hysteresis", b"hysteresis", "launch_slack_ms", b"launch_slack_ms", "patience_ms", b"patience_ms", "stack_threshold", b"stack_threshold", "vcd_threshold", b"vcd_threshold", "vcd_thresholds", b"vcd_thresholds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__patience_ms: _TypeAlias = _typing.Literal["patience_ms"]  # noqa: Y015
+    _WhichOneofArgType__patience_ms: _TypeAlias = _typing.Literal["_patience_ms", b"_patience_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience_ms) -> _WhichOneofReturnType__patience_ms | None: ...
 
 Global___JudgePolicy: _TypeAlias = JudgePolicy  # noqa: Y015
 
