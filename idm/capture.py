@@ -2,10 +2,11 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from dm.client import ManagerError
-from dm.v1.golden_service_pb2 import CaptureGoldenRequest, DeleteGoldenRequest, GoldenSummary
+from dm.v1.golden_service_pb2 import CaptureGoldenRequest, CaptureGoldenResponse, DeleteGoldenRequest
 from dm.v1.golden_service_pb2_grpc import GoldenServiceStub
 from dm.v1.stack_service_pb2 import GetGraphRequest
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
@@ -17,8 +18,6 @@ from idm.manager import CALL_S, call
 from idm.snapshots import expire, name_tag
 from idm.stack import Stack
 
-QUIET_S = 3.0
-QUIET_WITHIN_S = 30.0
 LOOK_S = 0.5
 # A restore that is under way must be over by then.
 LOCK_S = 60.0
@@ -34,37 +33,44 @@ async def run_smoke(stack: Stack) -> bool:
     return True
 
 
-async def wait_until_quiet(stack: Stack) -> None:
-    """Wait until no new edge has appeared for a while. Raises :class:`DeployError` when they keep appearing."""
-    known: set[tuple[str, str, int, int]] = set()
-    now = since = time.monotonic()
-    deadline = now + QUIET_WITHIN_S
-    while now - since < QUIET_S:
-        if now > deadline:
+async def wait_until_quiet(stack: Stack, say: Callable[[str], None]) -> None:
+    """Wait until no new edge has appeared for a while, and say what for.
+
+    Raises :class:`DeployError` when they keep appearing.
+    """
+    wanted = stack.manifest.capture
+    say(
+        f"waiting until no new dependency has appeared for {wanted.quiet_s:g} s, for {wanted.within_s:g} s at most"
+    )
+    known = await _edges(stack)
+    since = time.monotonic()
+    deadline, newest = since + wanted.within_s, "none"
+    while time.monotonic() - since < wanted.quiet_s:
+        if time.monotonic() > deadline:
             raise DeployError(
-                f"nothing captured, new edges still appear after {QUIET_WITHIN_S:.0f} s: try again later"
+                f"nothing captured, new dependencies still appear after {wanted.within_s:g} s (the last is {newest}): "
+                "try again later, or raise capture.within_s in the manifest"
             )
-        edges = await _edges(stack)
-        if edges - known:
-            known, since = known | edges, time.monotonic()
-        await asyncio.sleep(LOOK_S)
-        now = time.monotonic()
+        await asyncio.sleep(min(LOOK_S, wanted.quiet_s))
+        if new := await _edges(stack) - known:
+            known, since, newest = known | new, time.monotonic(), min(new)
+            say(f"new: {', '.join(sorted(new))}")
 
 
-async def capture(stack: Stack, *, smoke: bool, merge: bool) -> tuple[GoldenSummary, list[Snapshot]]:
+async def capture(stack: Stack, *, smoke: bool, merge: bool) -> tuple[CaptureGoldenResponse, list[Snapshot]]:
     """Learn the golden image and snapshot all VCDs under it; neither stays without the other.
 
     Raises :class:`DeployError`, ``DriverError`` or ``ManagerError``.
     """
     target = stack.operator()
     request = CaptureGoldenRequest(stack=stack.name, merge=merge, smoke=smoke)
-    response = await call(
+    learned = await call(
         target, lambda channel: GoldenServiceStub(channel).CaptureGolden(request, timeout=CALL_S)
     )
-    golden = response.golden
+    golden = learned.golden
     tag = name_tag(golden.id, now=datetime.now(UTC))
     try:
-        return golden, await asyncio.to_thread(_snapshot, stack, golden.id, tag)
+        return learned, await asyncio.to_thread(_snapshot, stack, golden.id, tag)
     except (DriverError, DeployError) as e:
         raise DeployError(f"no snapshot could be taken, {await _undo(stack, golden.id)}: {e}") from e
 
@@ -97,9 +103,10 @@ async def _undo(stack: Stack, golden: str) -> str:
     return f"golden image {golden} is deleted again"
 
 
-async def _edges(stack: Stack) -> set[tuple[str, str, int, int]]:
+async def _edges(stack: Stack) -> set[str]:
+    """The edges that there are now, as people read them."""
     request = GetGraphRequest(stack=stack.name)
     graph = await call(
         stack.operator(), lambda channel: StackServiceStub(channel).GetGraph(request, timeout=CALL_S)
     )
-    return {(edge.source, edge.target, edge.transport, edge.port) for edge in graph.edges}
+    return {f"{edge.source} → {edge.target}:{edge.service or edge.port or '*'}" for edge in graph.edges}

@@ -142,12 +142,13 @@ def capture_command(choice: Choice, *, merge: bool) -> None:
                 if smoke
                 else "no smoke workload: only what runs by itself is learned"
             )
-            await wait_until_quiet(stack)
-            golden, snapshots = await capture(stack, smoke=smoke, merge=merge)
-            click.echo(f"golden image {golden.id}: {golden.edges} edges from {golden.runs} launches")
-            click.echo(
-                f"what is not in it may still be part of {golden.unseen_share:.0%} of launches (95 % sure)"
-            )
+            await wait_until_quiet(stack, click.echo)
+            learned, snapshots = await capture(stack, smoke=smoke, merge=merge)
+            golden = learned.golden
+            launches = f"{golden.runs} launch{'es' if golden.runs != 1 else ''}"
+            click.echo(f"golden image {golden.id}: {golden.edges} edges from {launches}")
+            for sentence in learned.sentences:
+                click.echo(f"  {sentence}")
             click.echo(f"snapshot {snapshots[0].tag} of {len(snapshots)} VCDs")
             expired = await asyncio.to_thread(prune, stack, golden=golden.id)
             if expired:

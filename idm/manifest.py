@@ -174,6 +174,13 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: SnapshotKind = SnapshotKind.MEMORY
 
 
+class Capture(msgspec.Struct, frozen=True, kw_only=True):
+    """When a launch is learned: once no new dependency has appeared for ``quiet_s``, if that is ``within_s``."""
+
+    quiet_s: Seconds = 3.0
+    within_s: Seconds = 30.0
+
+
 class Smoke(msgspec.Struct, frozen=True, kw_only=True):
     """A workload that exercises every dependency; run inside ``vcd``, it exits 0 when the stack answered rightly."""
 
@@ -193,6 +200,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     manager: Manager = Manager()
     judge: Judge = Judge()
     rollback: Rollback = Rollback()
+    capture: Capture = Capture()
     smoke: Smoke | None = None
 
     def delivery(self, vcd: str) -> Delivery:
@@ -352,6 +360,8 @@ def _check_references(manifest: Manifest) -> None:
         _check_vcd(manifest.manager.vcd, manifest, place="manager.vcd")
     for name in manifest.judge.vcd_thresholds:
         _check_vcd(name, manifest, place="judge.vcd_thresholds")
+    if manifest.capture.within_s < manifest.capture.quiet_s:
+        raise ManifestError("capture.within_s: less than capture.quiet_s: make it longer")
     if manifest.smoke is not None:
         _check_vcd(manifest.smoke.vcd, manifest, place="smoke.vcd")
 

@@ -68,7 +68,8 @@ BAD = [
     (
         "[judge]",
         "[teardown]",
-        "teardown: no such key: known here are agent, judge, manager, naming, network, rollback, smoke, stack, vcd",
+        "teardown: no such key: known here are agent, capture, judge, manager, naming, network, rollback, smoke, "
+        "stack, vcd",
     ),
     ('image = "localhost/web"', 'imge = "localhost/web"', 'vcd.web.imge: no such key: did you mean "image"?'),
     ('image = "localhost/web"', "", "vcd.web.image: missing: write a string in quotes, not empty"),
@@ -159,6 +160,16 @@ BAD = [
         "confirm_s = 2",
         "stack_threshold = nan",
         "judge.stack_threshold: expected a share from 0 to 1, got NaN",
+    ),
+    (
+        "[judge]",
+        "[capture]\nquiet_s = 60\n[judge]",
+        "capture.within_s: less than capture.quiet_s: make it longer",
+    ),
+    (
+        "confirm_s = 2",
+        "patience_s = 0",
+        "judge.patience_s: expected seconds, above 0 and at most 86400, got 0",
     ),
     (
         "confirm_s = 2",
