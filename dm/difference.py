@@ -8,7 +8,7 @@ from dm.edge import ANY_PORT, EdgeKey, Pair
 from dm.expected import Expected, expect
 from dm.golden import GoldenImage
 from dm.rules import Action, Rule
-from dm.states import WRONG, Judged
+from dm.states import WRONG, EdgeState, Judged
 
 
 class Change(StrEnum):
@@ -61,18 +61,20 @@ def diff_live(
 ) -> list[Difference]:
     """What is other in a live stack than in an image, whichever is in force.
 
-    ``worked`` are the edges that have worked in this launch, ``judged`` what is judged of them by the image in force.
+    ``worked`` are the edges that have worked in this launch, ``judged`` what is judged of all by the image in force.
     An optional edge that this launch lacks is no difference, and neither is one that a rule ignores.
     """
     expected = expect(image)
     seen = {_as_expected(key, expected) for key in worked}
+    strange = {key for key, one in judged.items() if one.state is EdgeState.UNEXPECTED}
     found = list(_of_stacks(image, stack=image.stack, fingerprint=fingerprint))
-    for key in sorted(expected.edges.keys() | seen):
+    for key in sorted(expected.edges.keys() | seen | strange):
         now = judged.get(key)
         golden = expected.edges.get(key)
         if golden is None:
             if image.action(key) is not Action.IGNORE:
-                found.append(Difference(Change.NEW, key))
+                never = "" if key in seen else "never worked"
+                found.append(Difference(Change.NEW, key, now=never))
         elif now is not None and now.state in WRONG:
             found.append(Difference(Change.WRONG, key, image.class_of(golden), f"{now.state}, {now.reason}"))
         elif key not in seen and image.required(golden):

@@ -38,17 +38,27 @@ class Explanation(NamedTuple):
     edges: tuple[EdgeReasons, ...]
 
 
-def explain(stack: Stack, judgement: Judgement, *, now_s: float, about: str = "") -> Explanation:
-    """What the verdict follows from; ``about`` leaves only the edges of one VCD."""
+def explain(
+    stack: Stack, judgement: Judgement, *, now_s: float, outlook: str = "", about: str = ""
+) -> Explanation:
+    """What the verdict follows from.
+
+    ``outlook`` says what is done about it, if anything can be said; ``about`` leaves only the edges of one VCD.
+    """
     edges = tuple(_edges(stack.deviation, stack.spec.policy, about)) if stack.deviation else ()
-    return Explanation(judgement.verdict, tuple(_sentences(stack, judgement, now_s)), edges)
+    return Explanation(judgement.verdict, tuple(_sentences(stack, judgement, outlook, now_s)), edges)
 
 
-def _sentences(stack: Stack, judgement: Judgement, now_s: float) -> Iterator[str]:
+def _sentences(stack: Stack, judgement: Judgement, outlook: str, now_s: float) -> Iterator[str]:
     yield from judgement.reasons
-    if follows := _FOLLOWS.get(judgement.verdict):
+    deviation = stack.deviation
+    if judgement.verdict is Verdict.DEGRADED and deviation is not None and not deviation.wrong_edges:
+        yield "only what is not in the image deviates, which alone is no failure: nothing is rolled back"
+    elif follows := _FOLLOWS.get(judgement.verdict):
         yield follows
-    if (deviation := stack.deviation) is None:
+    if outlook:
+        yield outlook
+    if deviation is None:
         return
     if (left_s := stack.confirmed_in_s(now_s=now_s)) is not None:
         yield f"a threshold is exceeded; if it stays so for {left_s:.1f} s more, it is believed"

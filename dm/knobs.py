@@ -30,7 +30,7 @@ def knobs(policy: Policy, limits: Limits, *, mode: Mode) -> Iterator[Knob]:
     yield Knob(
         "judge.hysteresis",
         f"{policy.hysteresis:g}",
-        "what was above is over this share of the threshold below it",
+        "how far below a threshold, as a share of it, what was above it has to fall",
     )
     yield Knob(
         "judge.confirm_s", f"{policy.confirm_s:g}", "seconds that it has to last before it is believed"

@@ -272,10 +272,8 @@ def edge_message(
     return message
 
 
-def explanation(
-    explained: Explanation, *, outlook: str, knobs: Iterable[Knob]
-) -> stack_service_pb2.ExplainResponse:
-    """Why a stack is judged as it is, for the wire; ``outlook`` is what is done about it, if anything can be said."""
+def explanation(explained: Explanation, knobs: Iterable[Knob]) -> stack_service_pb2.ExplainResponse:
+    """Why a stack is judged as it is, for the wire."""
     edges = (
         stack_service_pb2.EdgeExplanation(
             edge=str(edge.key), state=_STATES[edge.state], counts=edge.counts, sentences=edge.sentences
@@ -284,7 +282,7 @@ def explanation(
     )
     return stack_service_pb2.ExplainResponse(
         verdict=_VERDICTS[explained.verdict],
-        sentences=(*explained.sentences, *([outlook] if outlook else [])),
+        sentences=explained.sentences,
         edges=edges,
         knobs=(stack_service_pb2.Knob(**knob._asdict()) for knob in knobs),
     )

@@ -99,10 +99,8 @@ def describe(rollback: Rollback) -> str:
 
 
 def suspicions(status: Status) -> list[str]:
-    """Who is blamed and why, one line each."""
-    return [
-        f"{s.name} ({s.score:.0%}): {'; '.join(s.evidence) or 'no evidence given'}" for s in status.suspects
-    ]
+    """Who is blamed and why, one line each; nobody against whom nothing speaks."""
+    return [f"{s.name} ({s.score:.0%}): {'; '.join(s.evidence)}" for s in status.suspects if s.evidence]
 
 
 async def statuses(access: Access, stack: str) -> AsyncIterator[Status]:

@@ -65,10 +65,10 @@ class StackService(stack_service_pb2_grpc.StackServiceServicer):
             known = ", ".join(sorted(guarded.stack.vcds))
             raise wire.WireError(f"the stack {request.stack} has no VCD {vcd!r}: choose from {known}")
         judgement, operations = self._manager.evaluate(guarded), guarded.operations
+        outlook = operations.outlook(judgement)
         return wire.explanation(
-            explain(guarded.stack, judgement, now_s=time.monotonic(), about=vcd),
-            outlook=operations.outlook(judgement),
-            knobs=knobs(guarded.stack.spec.policy, operations.limits, mode=operations.mode),
+            explain(guarded.stack, judgement, now_s=time.monotonic(), outlook=outlook, about=vcd),
+            knobs(guarded.stack.spec.policy, operations.limits, mode=operations.mode),
         )
 
     async def GetGraph(

@@ -61,7 +61,11 @@ def test_a_live_stack_deviates_now() -> None:
 
 
 def test_a_live_stack_calls_others() -> None:
-    """A new edge is told unless a rule ignores it."""
+    """A new edge is told, be it in vain, unless a rule ignores it."""
+    judged = {STRANGER: Judged(EdgeState.UNEXPECTED, "not in the golden image", 0.0, counted=False)}
+    assert lines(diff_live(an_image(), [DB], judged, fingerprint="f")) == [
+        "+ db → ntp.example:123/udp: never worked"
+    ]
     assert lines(diff_live(an_image(), [DB, STRANGER], {}, fingerprint="f")) == ["+ db → ntp.example:123/udp"]
     ruled = msgspec.structs.replace(an_image(), rules=(Rule(action=Action.IGNORE, port=123),))
     assert diff_live(ruled, [DB, STRANGER], {}, fingerprint="f") == []

@@ -113,6 +113,19 @@ def test_a_launch_and_a_blind_spot_say_what_they_mean() -> None:
     assert "too little is known to act on it" in said
 
 
+def test_new_calls_alone_are_said_to_be_no_failure() -> None:
+    """However far they are above the thresholds."""
+    world = healthy()
+    assert world.stack.image is not None
+    kept = tuple(edge for edge in world.stack.image.edges if edge.target != "queue")
+    world.guard(msgspec.structs.replace(world.stack.image, edges=kept))
+    world.run(4.0)
+    said = explain(world.stack, world.history[-1][1], now_s=world.now_s, outlook="what is done").sentences
+    assert "only what is not in the image deviates, which alone is no failure: nothing is rolled back" in said
+    assert "what is done" in said
+    assert "2 that are not in the image" in text(explained(world))
+
+
 def test_an_edge_that_not_every_launch_had_cannot_be_missing() -> None:
     """It is not taken for one that only calls bring."""
     world = healthy()
