@@ -194,6 +194,12 @@ class LiveEdge:
         calm_s = self.calm_from_s()
         return stuck or (self.failures_since_ok > 0 and (calm_s is None or now_s < calm_s))
 
+    def failing_for_s(self) -> float:
+        """Seconds from the first to the last failure since it worked."""
+        if self.failing_since_s is None or self.last_failure_s is None:
+            return 0.0
+        return self.last_failure_s - self.failing_since_s
+
     def calm_from_s(self) -> float | None:
         """When a failure is over by the passing of time alone, if it ever is.
 

@@ -11,6 +11,8 @@ from dm.states import EdgeState
 from dm.vcd import DOWN
 
 FAILURES_PROVE = 2
+LASTING_SHARE = 1 / 2
+"""How much of the confirmation window the failures of one edge have to span: what is back is not always tried again."""
 REASONS_SHOWN = 5
 OVER_SHARE = 1 / 3
 """How much of the confirmation window the deviation itself has to last: who is accused may have been so for longer."""
@@ -156,8 +158,12 @@ def _doubt_of_one(view: View, symptom: Symptom, now_s: float) -> str:
     if symptom.judged.state is not EdgeState.FAILING or live is None:
         return view.vcds[symptom.key.source].loss_doubt(now_s)
     stuck = live.oldest_pending_s is not None and now_s - live.oldest_pending_s >= view.policy.confirm_s
-    proved = stuck or live.failures_since_ok >= FAILURES_PROVE
-    return "" if proved else f"{symptom.key}: a single failed attempt is no proof yet"
+    lasted_s = live.failing_for_s()
+    if stuck or (
+        live.failures_since_ok >= FAILURES_PROVE and lasted_s >= LASTING_SHARE * view.policy.confirm_s
+    ):
+        return ""
+    return f"{symptom.key}: {live.failures_since_ok} failed attempts within {lasted_s:.1f} s are no proof yet"
 
 
 def _doubts(view: View) -> list[str]:

@@ -86,6 +86,13 @@ class Peer:
                     return response.status
         raise AssertionError("the watch ended")
 
+    async def break_db(self, web: "Agent") -> stack_pb2.Status:
+        """web is refused by db, and goes on being refused until that is failed."""
+        await web.report(refused(3))
+        await self.until(lambda status: status.verdict == stack_pb2.VERDICT_INCONCLUSIVE)
+        await web.report(refused(4))
+        return await self.until(lambda status: status.verdict == stack_pb2.VERDICT_FAILED)
+
 
 class Agent:
     """One agent's side of the stream."""

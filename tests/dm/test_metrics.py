@@ -22,11 +22,10 @@ def test_tells_the_judgement_and_how_far_it_sees(tmp_path: Path) -> None:
                 await db.report()
                 await web.report(good())
                 await peer.golden.CaptureGolden(CaptureGoldenRequest(stack="pair"), timeout=DEADLINE_S)
-                await web.report(refused(3))
-                await peer.until(lambda status: status.verdict == stack_pb2.VERDICT_FAILED)
+                await peer.break_db(web)
                 lost = agent_pb2.Loss(reason=agent_pb2.LOSS_REASON_RING_FULL, count=4)
                 await web.call.write(ReportRequest(coverage=agent_pb2.Coverage(losses=[lost])))
-                await web.report(refused(3))
+                await web.report(refused(4))
                 with listening(ANY_PORT) as listener:
                     async with exposed(listener, ManagerCollector(peer.manager)):
                         found = await asyncio.to_thread(scrape, url(listener))

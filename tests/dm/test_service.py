@@ -15,7 +15,7 @@ from dm.v1 import agent_service_pb2 as agent_service
 from dm.v1 import golden_service_pb2 as golden
 from dm.v1 import rollback_service_pb2 as rollback
 from dm.v1 import stack_service_pb2 as stacks
-from tests.dm.peer import DB, DEADLINE_S, Peer, answer, good, next_command, refused, run
+from tests.dm.peer import DB, DEADLINE_S, Peer, answer, good, next_command, run
 from tests.idm.until import until
 
 
@@ -51,8 +51,7 @@ def test_the_loop_closes_over_the_wire(tmp_path: Path) -> None:
             await peer.until(lambda status: status.verdict == stack_pb2.VERDICT_OK)
             deployer = peer.rollbacks.Attend()
             await deployer.write(rollback.AttendRequest(attach=rollback.Attach(stack="pair", session="d")))
-            await web.report(refused(3))
-            status = await peer.until(lambda status: status.verdict == stack_pb2.VERDICT_FAILED)
+            status = await peer.break_db(web)
             assert status.suspects[0].name == "db"
             command = await next_command(deployer)
             assert list(command.save_evidence.vcds) == ["db"]

@@ -54,3 +54,16 @@ def test_a_caller_that_is_wrong_by_itself_is_found_beside_the_dead_target_it_sho
     world.broken.add("cache")
     assert world.until(Verdict.FAILED, within_s=15.0) is not None
     assert set(world.culprits()) == {"api", "cache"}
+
+
+def test_a_service_that_came_back_is_not_taken_back_because_its_client_waits_to_try_again() -> None:
+    """The client tried a few times while the service was away for a second, and tries again only after ten."""
+    needs = [Need("app", "db", 5432, style=Style.CALLS, period_s=0.4, retry_s=0.2)]
+    world = healthy(System(needs, vcds=["app", "db"], externals={}))
+    world.broken.add("db")
+    world.run(1.0)
+    world.needs[0].retry_s = 10.0
+    world.run(0.3)
+    world.broken.discard("db")
+    world.run(15.0)
+    assert Verdict.FAILED not in world.verdicts()

@@ -9,6 +9,7 @@ from dm.v1 import flow_pb2
 from dm.v1.flow_pb2 import FAILURE_KIND_REFUSED, FAILURE_KIND_TIMED_OUT, FAILURE_KIND_UNREACHABLE
 
 CONNECT_TIMEOUT_S = 1.0
+LONGEST_RETRY_S = 30.0
 
 
 class Style(Enum):
@@ -23,6 +24,7 @@ class Need:
     """One dependency of a program. ``eager`` ones begin with the program, the others with the first call on it.
 
     ``hears_errors``: its datagrams leave through a connected socket, which ICMP answers when nobody listens.
+    ``backs_off``: it waits twice as long after each failure that follows another.
     """
 
     source: str
@@ -35,6 +37,8 @@ class Need:
     retry_s: float = 0.5
     fresh_each: int = 0
     hears_errors: bool = True
+    backs_off: bool = False
+    failures: int = 0
     connected: "Line | None" = None
     pending: "Line | None" = None
     pending_since_s: float = 0.0
@@ -47,7 +51,9 @@ class Need:
 
     def next_delay_s(self, random_: random.Random, *, worked: bool) -> float:
         """How long until it is used again."""
-        return (self.period_s if worked else self.retry_s) * random_.uniform(0.8, 1.2)
+        self.failures = 0 if worked else self.failures + 1
+        retry_s = self.retry_s * 2 ** (self.failures - 1) if self.backs_off else self.retry_s
+        return (self.period_s if worked else min(retry_s, LONGEST_RETRY_S)) * random_.uniform(0.8, 1.2)
 
 
 @dataclass

@@ -66,6 +66,7 @@ def _need(edge: Dependency, choose: random.Random, *, eager: bool) -> Need:
         retry_s=choose.choice((0.3, 0.5, 1.0)),
         fresh_each=choose.choice((0, 0, 0, 5)),
         hears_errors=choose.random() < 0.7,
+        backs_off=choose.random() < 0.4,
     )
 
 

@@ -11,7 +11,6 @@ from dm.service.recording import recording
 from dm.service.server import serving
 from dm.store.sqlite import Store
 from dm.v1.golden_service_pb2 import CaptureGoldenRequest
-from dm.v1.stack_pb2 import VERDICT_FAILED
 from dm.verdict import Verdict
 from tests.dm.peer import DEADLINE_S, Peer, good, refused
 from tests.sim.recorded import KEPT, Player
@@ -32,9 +31,8 @@ async def refuse(folder: Path, file: Path) -> None:
                 await db.report()
                 await web.report(good())
                 await peer.golden.CaptureGolden(CaptureGoldenRequest(stack="pair"), timeout=DEADLINE_S)
-                await web.report(refused(3))
-                await peer.until(lambda status: status.verdict == VERDICT_FAILED)
-                await web.report(refused(4))
+                await peer.break_db(web)
+                await web.report(refused(5))
             judging.cancel()
 
 

@@ -258,12 +258,14 @@ class World:
         """Where the machine can be reached, if that is not what its agent said last."""
         if self.now_s < self._look_due_s.get(name, 0.0):
             return
-        self._look_due_s[name] = self.now_s + LISTENERS_S
         presence = agent_pb2.Presence(addresses=[self.addresses[name].packed])
         if self.listens(name):
             for transport, port in sorted(self._doors.get(name, ())):
                 presence.listeners.add(transport=transport, port=port)
-        if self._said.get(name) != presence:
+        moved = self._said.get(name) != presence
+        # What has just changed is looked at again by the next report.
+        self._look_due_s[name] = self.now_s + (0.0 if moved else LISTENERS_S)
+        if moved:
             self._said[name] = presence
             listeners = wire.listeners(presence)
             self.stack.presence(self.vcd(name), [self.addresses[name]], listeners, now_s=self.now_s)
