@@ -20,6 +20,12 @@ EXPLAINS = 0.3
 SUFFERS, CAUSES = 0.25, 0.7
 """What remains of the weight of a node that only suffers, and what goes to its cause instead."""
 
+_TARGET_IS_CUT_OFF = {-2: 0.9, -1: 0.7, 0: 0.5, 1: EXPLAINS, 2: 0.1}
+"""The weight of an unanswered call's target, by how much more it is in touch than the caller.
+
+A connection that is merely held may be dead as well: it clears nobody of what somebody else does not have to explain.
+"""
+
 CLEAR = 0.8
 """Weight of its target from which a failing call explains its caller's own failures."""
 
@@ -67,11 +73,15 @@ class Suspect(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """The culprits, the runners-up behind them, and whether the distance between them allows a decision."""
+    """The culprits, the runners-up behind them, and whether the distance between them allows a decision.
+
+    ``awaited`` are culprits of whom nothing is wrong but what follows from them: they are about to be back.
+    """
 
     culprits: tuple[Suspect, ...]
     others: tuple[Suspect, ...]
     confident: bool
+    awaited: tuple[str, ...] = ()
 
 
 Speaks = dict[str, tuple[float, str]]
@@ -85,6 +95,7 @@ def blame(symptoms: Sequence[Symptom], facts: Facts) -> Finding:
     """Find who explains the symptoms; empty without symptoms."""
     symptoms = sorted(symptoms, key=lambda symptom: symptom.key)
     speaks = {symptom.key: _speak(symptom, facts) for symptom in symptoms}
+    accused = {name for says in speaks.values() for name, (weight, _) in says.items() if weight >= EXPLAINS}
     _explain_away(symptoms, speaks, facts)
     said = _by_name(speaks)
     totals = {name: sum(weight for weight, _ in of_name.values()) for name, of_name in said.items()}
@@ -95,7 +106,8 @@ def blame(symptoms: Sequence[Symptom], facts: Facts) -> Finding:
         for name in sorted(totals, key=lambda name: (-totals[name], name))
     }
     chosen = tuple(suspects.pop(name) for name in culprits)
-    return Finding(chosen, tuple(suspects.values()), confident)
+    awaited = tuple(name for name in culprits if name not in accused)
+    return Finding(chosen, tuple(suspects.values()), confident, awaited)
 
 
 def _by_name(speaks: Mapping[EdgeKey, Speaks]) -> dict[str, Said]:
@@ -186,7 +198,7 @@ def _speak_unanswered(symptom: Symptom, facts: Facts, fails: str) -> Speaks:
     caller, target = symptom.key.source, symptom.key.target
     ours = facts.contacts.in_touch(caller, besides=target, since_s=symptom.since_s)
     theirs = facts.contacts.in_touch(target, besides=caller, since_s=symptom.since_s)
-    weight = {-2: 0.9, -1: 0.75, 0: 0.5, 1: 0.25, 2: 0.1}[theirs - ours]
+    weight = _TARGET_IS_CUT_OFF[theirs - ours]
     for_target = f"{fails}, while {caller} is in touch with others" if ours > theirs else fails
     for_caller = f"{fails}, while {target} is in touch with others" if theirs > ours else fails
     return {target: (weight, for_target), caller: (1 - weight, for_caller)}

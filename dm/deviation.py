@@ -108,7 +108,7 @@ class Deviation:
 
     @property
     def early(self) -> Collection[EdgeKey]:
-        """The edges that fail while they are not due."""
+        """The edges that are not due and fail, or have not been called anew since their target was started anew."""
         return self._early.keys()
 
     @property
@@ -188,6 +188,8 @@ class Deviation:
         """State, reason, and when time alone may change it."""
         due_s = self._due_s(golden, live, sources)
         self._early.pop(golden.key, None)
+        if now_s < due_s and self._has_to_return(golden, sources):
+            self._early[golden.key] = None
         if live is not None and live.failing(now_s, patience_s=self.policy.patience_s):
             if now_s < due_s:
                 self._early[golden.key] = None
@@ -206,6 +208,11 @@ class Deviation:
             stuck_s = live.oldest_pending_s + self.policy.patience_s
         state, reason, next_s = self._judge_quiet(golden, live, sources[golden.source], due_s, now_s)
         return state, reason, min((at for at in (next_s, stuck_s) if at is not None), default=None)
+
+    def _has_to_return(self, golden: GoldenEdge, sources: Mapping[str, Source]) -> bool:
+        """Whether the target was started anew: its caller may have fallen for want of it, and takes time to return."""
+        target = sources.get(golden.target)
+        return target is not None and target.started_s > self._launch_s and self.has_to_be(golden.key)
 
     def _due_s(self, golden: GoldenEdge, live: LiveEdge | None, sources: Mapping[str, Source]) -> float:
         """When the edge has to be there: counted from the later start of its two ends, unless it has worked since."""

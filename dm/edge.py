@@ -233,7 +233,8 @@ class LiveEdge:
         if not self.answers:
             self._note_datagrams(flow_key, flow, earlier)
         succeeded = established > 0 if self.answers else flow_key not in self.refused
-        self._note_outcome(flow, failures, succeeded=succeeded)
+        waited_s = earlier.oldest_pending_s if earlier else None
+        self._note_outcome(flow, failures, succeeded=succeeded, waited_s=waited_s)
         self._total()
 
     def drop(self, flow_key: FlowKey, *, now_s: float) -> None:
@@ -286,7 +287,10 @@ class LiveEdge:
             if self.refused[flow_key] >= _CALM_PROVES:
                 del self.refused[flow_key]
 
-    def _note_outcome(self, flow: Flow, failures: Mapping[Failure, int], *, succeeded: bool) -> None:
+    def _note_outcome(
+        self, flow: Flow, failures: Mapping[Failure, int], *, succeeded: bool, waited_s: float | None
+    ) -> None:
+        """``waited_s`` is since when an attempt had waited for its outcome: one that failed did so from then on."""
         last_ok = flow.last_established_s if self.answers else flow.last_attempt_s
         if last_ok is None and flow.open:
             last_ok = flow.first_seen_s
@@ -309,7 +313,8 @@ class LiveEdge:
             self.failures_since_ok += failed
             self.kinds |= {kind for kind, count in failures.items() if count > 0}
             if self.failing_since_s is None:
-                self.failing_since_s = flow.last_failure_s
+                times = (time_s for time_s in (waited_s, flow.last_failure_s) if time_s is not None)
+                self.failing_since_s = min(times, default=None)
 
     def _total(self) -> None:
         flows = self.flows.values()

@@ -72,6 +72,7 @@ class _Calls:
     """Whether anybody calls on a node that should be called on, as far as can be seen."""
 
     def __init__(self, view: View) -> None:
+        self._graph = view.graph
         self._deviation = view.deviation
         self._vcds = view.vcds
         wrong = view.deviation.wrong().items()
@@ -92,11 +93,21 @@ class _Calls:
     def _calls(self, key: EdgeKey, passed: set[str]) -> bool:
         """One merely held open says nothing: then its caller is called on itself, and not idle. Nor does one unseen."""
         is_seen = self._vcds[key.source].seen_since_s is not None
-        if not is_seen or self._deviation.judged()[key].state is not EdgeState.OK:
+        if (
+            not is_seen
+            or self._deviation.judged()[key].state is not EdgeState.OK
+            or not self._has_called(key)
+        ):
             return False
         if self._deviation.golden[key].kind is not Kind.HELD:
             return True
         return key.source not in self._idle and key.source not in passed and self._reach(key.source, passed)
+
+    def _has_called(self, key: EdgeKey) -> bool:
+        """Whether it called since its target last started; an edge that is not due again says nothing yet."""
+        live = self._graph.get(key)
+        started_s = self._vcds[key.target].started_s
+        return live is not None and (live.open > 0 or (live.last_attempt_s or 0.0) >= started_s)
 
 
 def _contact(view: View, edge: LiveEdge, now_s: float) -> Contact:

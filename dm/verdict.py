@@ -99,9 +99,8 @@ class Judge:
             return judgement(Verdict.DEGRADED, f"not confirmed yet: it has to last {policy.confirm_s:.1f} s")
         if doubt := _doubt_of(view, found, now_s):
             return judgement(Verdict.INCONCLUSIVE, doubt)
-        direct = {end for symptom in found for end in (symptom.key.source, symptom.key.target)}
-        if waited := [suspect.name for suspect in finding.culprits if suspect.name not in direct]:
-            return judgement(Verdict.DEGRADED, f"{', '.join(waited)} started anew and is waited for")
+        if finding.awaited:
+            return judgement(Verdict.DEGRADED, f"{', '.join(finding.awaited)} started anew and is waited for")
         if all(suspect.external for suspect in finding.culprits):
             names = ", ".join(suspect.name for suspect in finding.culprits) or "whoever is responsible"
             return judgement(Verdict.INCONCLUSIVE, f"{names} is outside the stack")

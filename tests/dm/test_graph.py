@@ -230,6 +230,21 @@ def test_a_success_ends_a_failure() -> None:
     assert not edge.failing(5.0, patience_s=1.0)
 
 
+def test_an_attempt_that_waited_in_vain_failed_from_its_beginning() -> None:
+    """Whoever was reached by others while it waited was reached while it failed."""
+    edge = LiveEdge(EdgeKey("a", "b", Transport.TCP, 80))
+    one = key("a", "198.18.0.2")
+    edge.put(one, flow(at_s=1.0), now_s=1.0)
+    waits = flow(attempts=2, at_s=5.0)._replace(pending=1, oldest_pending_s=5.0, last_established_s=1.0)
+    edge.put(one, waits, now_s=6.0)
+    gave_up = flow(attempts=2, at_s=5.0)._replace(
+        failures={Failure.TIMED_OUT: 1}, last_established_s=1.0, last_failure_s=8.0
+    )
+    edge.put(one, gave_up, now_s=8.0)
+    assert edge.failing_since_s == 5.0
+    assert edge.failing_for_s() == 3.0
+
+
 def test_how_it_failed_before_a_success_says_nothing_of_how_it_fails_now() -> None:
     """Failures are cumulative; only those since the latest success are evidence."""
     edge = LiveEdge(EdgeKey("a", "b", Transport.TCP, 80))

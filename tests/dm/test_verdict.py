@@ -67,3 +67,49 @@ def test_a_service_that_came_back_is_not_taken_back_because_its_client_waits_to_
     world.broken.discard("db")
     world.run(15.0)
     assert Verdict.FAILED not in world.verdicts()
+
+
+def test_who_fell_for_want_of_a_machine_may_return_after_it() -> None:
+    """The cart died because its store was away; once the store has been started anew, the cart is waited for."""
+    needs = [Need("web", "cart", 80, style=Style.CALLS, period_s=0.5), Need("cart", "store", 6379)]
+    world = healthy(System(needs, vcds=["cart", "store", "web"], externals={}))
+    for name in ("store", "cart"):
+        world.broken.add(name)
+        world.drop_connections(name)
+    world.run(1.0)
+    world.repair("store")
+    world.run(5.0)
+    world.repair("cart")
+    world.run(10.0)
+    assert Verdict.FAILED not in world.verdicts()
+    assert world.history[-1][1].verdict is Verdict.OK
+
+
+def test_nobody_is_blamed_for_calling_nobody_until_it_is_called_again() -> None:
+    """The orders died and were started anew, but the front end cannot find them: it is the one, and they are not."""
+    needs = [
+        Need("front", "orders", 80, style=Style.CALLS),
+        Need("front", "log", 514, style=Style.CALLS, period_s=0.5),
+    ]
+    needs += [Need("orders", name, 80, style=Style.CALLS, eager=False) for name in ("carts", "payment")]
+    world = healthy(
+        System(needs, vcds=["carts", "front", "log", "orders", "payment"], externals={}),
+    )
+    world.restart("orders")
+    world.mute.add("front")
+    world.run(40.0)
+    failed = [one for _, one in world.history if one.verdict is Verdict.FAILED]
+    assert {suspect.name for one in failed for suspect in one.finding.culprits} == {"front"}
+
+
+def test_a_held_connection_does_not_speak_for_whom_many_calls_go_unanswered() -> None:
+    """The front end is cut off, though it still holds a connection; its only client is not blamed beside it."""
+    needs = [Need("load", "front", 80), Need("front", "catalog", 3550, period_s=30.0)]
+    needs += [Need("front", f"s{number}", 80, style=Style.CALLS, eager=False) for number in range(4)]
+    needs += [Need("other", f"s{number}", 80, style=Style.CALLS) for number in range(3)]
+    names = {name for need in needs for name in (need.source, need.target)}
+    world = healthy(System(needs, vcds=sorted(names), externals={}))
+    world.isolated.add("front")
+    world.run(20.0)
+    failed = [one for _, one in world.history if one.verdict is Verdict.FAILED]
+    assert {suspect.name for one in failed for suspect in one.finding.culprits} == {"front"}
