@@ -15,7 +15,7 @@ from dm.v1 import agent_service_pb2 as agent_service
 from dm.v1 import golden_service_pb2 as golden
 from dm.v1 import rollback_service_pb2 as rollback
 from dm.v1 import stack_service_pb2 as stacks
-from tests.dm.peer import DB, DEADLINE_S, Peer, answer, good, next_command, run
+from tests.dm.peer import DB, DEADLINE_S, Peer, answer, good, next_command, refused, run
 from tests.idm.until import until
 
 
