@@ -16,6 +16,7 @@ from dm import render
 from dm.asking import CALL_S, ask, fail
 from dm.golden_cli import golden
 from dm.options import Peer, manager_option, tls_options
+from dm.replay_cli import replay
 from dm.tls import Tls
 from dm.v1 import stack_service_pb2 as stack_pb
 from dm.v1 import stack_service_pb2_grpc
@@ -161,6 +162,7 @@ def events(stack: str, past: int, follow: bool, as_json: bool, peer: Peer) -> No
 
 
 main.add_command(golden)
+main.add_command(replay)
 
 
 def _clock(time_ms: int) -> str:

@@ -1,7 +1,7 @@
 """What agents and deployers said, kept in a file: to be played to the core again, in a test or for a bug report.
 
 A file has a line of JSON for each message, in the order of arrival. It suffices by itself if the manager was started
-with an empty state file: images are not in it, but what they were learned from is.
+with an empty state file: an image that was there before is not in it, but what others were learned from is.
 """
 
 import json
@@ -23,6 +23,8 @@ METHODS = frozenset(
     {
         "/dm.v1.AgentService/Report",
         "/dm.v1.GoldenService/CaptureGolden",
+        "/dm.v1.GoldenService/ImportGolden",
+        "/dm.v1.GoldenService/SetGoldenRule",
         "/dm.v1.RollbackService/Attend",
         "/dm.v1.StackService/ApplyStack",
         "/dm.v1.StackService/RemoveStack",

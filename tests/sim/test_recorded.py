@@ -13,7 +13,7 @@ from dm.store.sqlite import Store
 from dm.v1.golden_service_pb2 import CaptureGoldenRequest
 from dm.verdict import Verdict
 from tests.dm.peer import DEADLINE_S, Peer, good, refused
-from tests.sim.recorded import KEPT, Player
+from tests.sim.recorded import KEPT, history
 
 CULPRITS = {"crash": "cache", "partition": "api", "misconfig": "api"}
 """Who was broken on purpose in the recordings of ``make demo``."""
@@ -41,8 +41,8 @@ def test_a_recording_is_judged_as_its_manager_judged(tmp_path: Path) -> None:
     plain, packed = tmp_path / "recording.jsonl", tmp_path / "recording.jsonl.gz"
     asyncio.run(refuse(tmp_path, plain))
     packed.write_bytes(gzip.compress(plain.read_bytes()))
-    history = Player().play(packed)
-    failed = [judgement for judgement in history if judgement.verdict is Verdict.FAILED]
+    judged = history(packed)
+    failed = [judgement for judgement in judged if judgement.verdict is Verdict.FAILED]
     assert failed
     assert {suspect.name for one in failed for suspect in one.finding.culprits} == {"db"}
 
@@ -55,15 +55,15 @@ def test_every_recording_that_is_kept_is_played() -> None:
 @pytest.mark.parametrize(("fault", "culprit"), CULPRITS.items())
 def test_who_was_broken_in_the_shop_is_blamed_and_nobody_else(fault: str, culprit: str) -> None:
     """From the first decision to the last it is the one that was broken, and once taken back all is well."""
-    history = Player().play(KEPT / f"shop-{fault}.jsonl.gz")
-    failed = [judgement for judgement in history if judgement.verdict is Verdict.FAILED]
+    judged = history(KEPT / f"shop-{fault}.jsonl.gz")
+    failed = [judgement for judgement in judged if judgement.verdict is Verdict.FAILED]
     assert failed
     assert {suspect.name for one in failed for suspect in one.finding.culprits} == {culprit}
-    assert history[-1].verdict is Verdict.OK
+    assert judged[-1].verdict is Verdict.OK
 
 
 def test_nobody_is_blamed_in_the_shop_when_nothing_was_broken() -> None:
     """A launch, a snapshot and some quiet time after it end well, and never fail on the way."""
-    history = Player().play(KEPT / "shop-none.jsonl.gz")
-    assert Verdict.FAILED not in {judgement.verdict for judgement in history}
-    assert history[-1].verdict is Verdict.OK
+    judged = history(KEPT / "shop-none.jsonl.gz")
+    assert Verdict.FAILED not in {judgement.verdict for judgement in judged}
+    assert judged[-1].verdict is Verdict.OK
