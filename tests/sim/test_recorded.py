@@ -15,7 +15,7 @@ from dm.verdict import Verdict
 from tests.dm.peer import DEADLINE_S, Peer, good, refused
 from tests.sim.recorded import KEPT, history
 
-CULPRITS = {"crash": "cache", "partition": "api", "misconfig": "api"}
+CULPRITS = {"crash": "cache", "partition": "api", "misconfig": "api", "corrupt": "db"}
 """Who was broken on purpose in the recordings of ``make demo``."""
 
 
