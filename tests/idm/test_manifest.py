@@ -1,12 +1,13 @@
 """The manifest: what is accepted, and the one line that says what is wrong with the rest."""
 
 import hashlib
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from dma.capture.plans import AUTO, PLANS
-from idm.manifest import ManifestError, Mode, ProbePlan, fingerprint, load
+from idm.manifest import Capture, Judge, ManifestError, Mode, ProbePlan, Rollback, fingerprint, load
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop" / "stack.toml"
 
@@ -321,3 +322,17 @@ def test_containers_are_no_machines(tmp_path: Path) -> None:
 def test_a_manifest_names_every_plan_of_the_agent() -> None:
     """What a manifest may ask for is what an agent can do."""
     assert [plan.value for plan in ProbePlan] == [AUTO, *PLANS]
+
+
+def test_the_readme_shows_every_knob_with_its_default(tmp_path: Path) -> None:
+    """What is written there changes nothing, and leaves no setting out."""
+    readme = (SHOP.parents[2] / "README.md").read_text()
+    shown = readme.partition("<!-- knobs -->\n```toml\n")[2].partition("```\n<!-- /knobs -->")[0]
+    minimal = GOOD[: GOOD.index("[judge]")]
+    assert load(written(tmp_path, minimal + shown)) == load(written(tmp_path, minimal))
+    tables = tomllib.loads(shown)
+    assert {name: set(table) for name, table in tables.items()} == {
+        "judge": set(Judge.__struct_fields__),
+        "rollback": set(Rollback.__struct_fields__),
+        "capture": set(Capture.__struct_fields__),
+    }
