@@ -20,6 +20,8 @@ FORMAT = 4
 """Format 2 added rules, ``after`` and edges on any port; format 3 keeps a quiet time for each launch, of which earlier
 ones kept the longest; format 4 names the launches. All are read."""
 
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
 Name = Annotated[str, Meta(min_length=1)]
 Milliseconds = Annotated[int, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -34,7 +36,11 @@ class GoldenError(Exception):
 
 
 class Kind(StrEnum):
-    """How a dependency lives after the launch."""
+    """How a dependency lives after the launch.
+
+    held: a connection stays open. periodic: attempts come in a rhythm. on demand: only traffic brings them, so that it
+    can fail or lead elsewhere, but not be missing.
+    """
 
     HELD = "held"
     PERIODIC = "periodic"
@@ -92,19 +98,19 @@ class GoldenImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ``launches`` names those that it was learned from, so that none counts twice; earlier formats did not keep them.
     """
 
-    format: Annotated[int, Meta(description=f"{FORMAT}; earlier ones are read, and written as this one")] = (
-        FORMAT
-    )
-    stack: Name
+    format: Annotated[
+        int, Meta(ge=1, le=FORMAT, description=f"{FORMAT}; earlier ones are read, and written as this one")
+    ] = FORMAT
+    stack: Annotated[Name, Meta(description="the stack's name")]
     fingerprint: Annotated[str, Meta(description="digest of the manifest for which it holds")]
     runs: Annotated[Count, Meta(description="launches that it was learned from")]
     launches: Annotated[
         tuple[str, ...], Meta(description="their names, as far as known: none may count twice")
     ] = ()
     smoke: Annotated[bool, Meta(description="whether a smoke workload ran in all of them")]
-    vcds: tuple[str, ...]
-    edges: tuple[GoldenEdge, ...]
-    rules: tuple[Rule, ...] = ()
+    vcds: Annotated[tuple[Name, ...], Meta(description="the stack's machines")]
+    edges: Annotated[tuple[GoldenEdge, ...], Meta(description="one for each dependency that ever worked")]
+    rules: Annotated[tuple[Rule, ...], Meta(description="what people say of edges; captures keep them")] = ()
 
     @property
     def id(self) -> str:
@@ -151,8 +157,11 @@ def _text(document: dict[str, Any]) -> str:
 
 
 def schema() -> str:
-    """The JSON Schema of a document."""
-    return json.dumps(msgspec.json.schema(GoldenImage), indent=2) + "\n"
+    """The JSON Schema of a document, as this version writes it."""
+    document = msgspec.json.schema(GoldenImage)
+    # Values are made without, but no document is.
+    document["$defs"][GoldenImage.__name__]["required"].insert(0, "format")
+    return json.dumps({"$schema": DIALECT, **document}, indent=2) + "\n"
 
 
 def decode(document: str) -> GoldenImage:
@@ -162,6 +171,8 @@ def decode(document: str) -> GoldenImage:
     except msgspec.DecodeError as error:
         raise GoldenError(f"not a golden image: {_syntax(document, error)}") from error
     match plain:
+        case dict() if "format" not in plain:
+            raise GoldenError(f"not a golden image: `format` is missing: this version writes {FORMAT}")
         case {"format": int(number)} if not 1 <= number <= FORMAT:
             raise GoldenError(
                 f"golden image format {number} is not known here: this version reads formats 1 to {FORMAT}"

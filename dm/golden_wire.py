@@ -5,7 +5,7 @@ from dm.edge import EdgeKey, Transport
 from dm.expected import expect
 from dm.golden import GoldenImage
 from dm.learning import unseen_share
-from dm.rules import ANY, Action, Rule
+from dm.rules import ANY, LAST_PORT, Action, Rule
 from dm.v1 import golden_service_pb2 as pb
 from dm.wire import WireError, text
 
@@ -53,6 +53,8 @@ def rule_of(request: pb.SetGoldenRuleRequest) -> tuple[Rule, Action | None]:
     """A rule, and what it is to do; None takes the one on its pattern away. Raises :class:`WireError`."""
     if request.transport not in ("", *Transport):
         raise WireError(f"{text(request.transport)!r} is no transport: write tcp, udp or nothing")
+    if request.port > LAST_PORT:
+        raise WireError(f"{request.port} is no port: write one from 0 to {LAST_PORT}, or nothing")
     action = _ACTIONS.get(request.action)
     rule = Rule(
         action=action or Action.IGNORE,

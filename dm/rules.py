@@ -3,23 +3,27 @@
 from collections.abc import Iterable
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from dm.edge import EdgeKey, Transport
 
 ANY = "*"
+LAST_PORT = 0xFFFF
 
 
 class Action(StrEnum):
-    """What a rule does to the edges that it matches; where several match, the first of these wins."""
+    """What a rule does to the edges that it matches; where several match, the first of these wins.
+
+    pin: the edge has to be there, though not every launch had it. tolerate: it is judged and shown, but never counts.
+    ignore: it is neither judged nor unexpected.
+    """
 
     PIN = "pin"
-    """The edge has to be there, though not every launch had it."""
     TOLERATE = "tolerate"
-    """The edge is judged and shown, but never counts."""
     IGNORE = "ignore"
-    """The edge is neither judged nor unexpected."""
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -29,7 +33,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     source: str = ANY
     target: str = ANY
     transport: Transport | None = None
-    port: int | None = None
+    port: Annotated[int, Meta(ge=0, le=LAST_PORT)] | None = None
     note: str = ""
 
     @property

@@ -162,6 +162,11 @@ def test_images_of_different_manifests_do_not_merge() -> None:
             encode(an_image()).replace('"port"', '"prot"'),
             r"edges\[0\] \(api → db\): object contains unknown field `prot`",
         ),
+        (encode(an_image()).replace('"format": 4,', ""), "`format` is missing: this version writes 4"),
+        (
+            encode(an_image(rules=(Rule(action=Action.PIN, port=70_000),))),
+            r"rules\[0\].port: expected `int` <= 65535",
+        ),
         (encode(an_image()).replace('"format": 4', '"format": 9'), "format 9 is not known here"),
         (
             encode(an_image()).replace('"format": 4', '"format": 4, "era": 1'),
@@ -199,3 +204,18 @@ def test_what_the_schema_refuses_is_not_read(image: GoldenImage, field: str) -> 
             decode(json.dumps(document))
     else:
         assert decode(json.dumps(document)) == image
+
+
+def test_the_schema_describes_everything() -> None:
+    """Somebody who edits an image by hand finds a word on each of its fields, and on the values of each choice."""
+    definitions = json.loads(schema())["$defs"]
+    undescribed = [
+        f"{name}.{field}"
+        for name in ("GoldenImage", "GoldenEdge")
+        for field, described in definitions[name]["properties"].items()
+        if "description" not in described and "$ref" not in described
+    ]
+    assert undescribed == []
+    for name in ("Kind", "Action"):
+        assert all(f"{value}: " in definitions[name]["description"] for value in definitions[name]["enum"])
+    assert "format" in definitions["GoldenImage"]["required"]
