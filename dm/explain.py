@@ -133,10 +133,10 @@ def _expectation(deviation: Deviation, golden: GoldenEdge, policy: Policy) -> It
     if not deviation.has_to_be(golden.key):
         yield "only calls bring it, so it can fail or lead elsewhere, but not be missing"
         return
-    few = f" + 1/{len(times)} for want of more launches" if times else ""
+    few = f", times 1 + 1/{len(times)} for so few launches," if times else ""
     yield (
-        f"due {golden.deadline_s(policy.slack_s):.1f} s after its ends have started: {max(times, default=0):.1f} s"
-        f"{few} + {policy.slack_s:g} s of slack"
+        f"due {golden.deadline_s(policy.slack_s):.1f} s after its ends have started: {max(times, default=0):.1f} s as "
+        f"learned{few} plus {policy.slack_s:g} s of slack"
     )
     lasts = "is open" if golden.kind is Kind.HELD else "is attempted"
     yield f"missing when nothing {lasts} for {golden.rhythm_s(policy.quiet_s):.1f} s"
