@@ -116,7 +116,11 @@ class Manager:
                 offer(queue, None)
             guarded.agents.clear()
         operation = guarded.operations.current
-        if operation is not None and (relaunched or not set(operation.vcds) <= spec.vcds.keys()):
+        # A manager that was restarted as well knows an earlier launch only by its time.
+        began_ms = now_ms() - round((now_s - spec.launch_s) * 1000)
+        if operation is not None and (
+            relaunched or operation.decided_ms <= began_ms or not set(operation.vcds) <= spec.vcds.keys()
+        ):
             guarded.operations.relaunched(now_ms=now_ms())
         guarded.stack.use_image(self.store.current_golden(spec.name), now_s=now_s)
         self.evaluate(guarded)

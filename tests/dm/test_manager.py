@@ -1,6 +1,7 @@
 """The stacks in service."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -38,12 +39,22 @@ def test_a_launch_anew_ends_what_was_under_way(tmp_path: Path, restarted: bool) 
         assert [operation.outcome for operation in store.operations("shop")] == [Outcome.CANCELLED]
 
 
-def test_a_declaration_repeated_ends_nothing(tmp_path: Path) -> None:
+def test_a_launch_of_the_same_machines_ends_what_was_under_way(tmp_path: Path) -> None:
+    """A stack that was taken down in the middle of a rollback, and its manager with it, comes up without it."""
+    with Store(tmp_path / "dm.sqlite") as store:
+        taking_back(store)
+        again = SPEC._replace(launch="second launch", launch_s=time.monotonic())
+        assert Manager(store).apply(again, LIMITS).operations.current is None
+        assert [operation.outcome for operation in store.operations("shop")] == [Outcome.CANCELLED]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_declaration_repeated_ends_nothing(tmp_path: Path, restarted: bool) -> None:
     """A deployer that comes back declares the same launch, and what is under way goes on."""
     with Store(tmp_path / "dm.sqlite") as store:
-        manager, guarded = taking_back(store)
-        manager.apply(SPEC, LIMITS)
-        assert guarded.operations.current is not None
+        manager, _ = taking_back(store)
+        manager = Manager(store) if restarted else manager
+        assert manager.apply(SPEC, LIMITS).operations.current is not None
 
 
 def test_agents_that_run_on_tell_all_to_a_new_launch(tmp_path: Path) -> None:
