@@ -26,10 +26,12 @@ from idm.capture import capture, prune, run_smoke, wait_until_quiet
 from idm.choice import Choice
 from idm.commands import adopt_command, bundle_command
 from idm.declaration import MODES
+from idm.deployment import RELOAD
 from idm.down import down
 from idm.driver import DriverError
 from idm.errors import DeployError
 from idm.launch import up
+from idm.lock import holder
 from idm.manager import status
 from idm.manifest import ManifestError
 from idm.process import MARK
@@ -255,6 +257,22 @@ def guard_command(choice: Choice, switch: str) -> None:
         if switch == "off"
         else f"mode: {stack.manifest.rollback.mode.value}"
     )
+
+
+@main.command("reload")
+@click.pass_obj
+def reload_command(choice: Choice) -> None:
+    """Take the manifest's [judge] and [rollback] into use, without launching the stack anew."""
+    with choice.stack() as stack:
+        if (deployer := holder(stack.home.deployer_lock)) is None:
+            raise DeployError(
+                f"nobody attends to {stack.name}: `idm up` launches it, `idm watch` attends to it"
+            )
+        with deployer:
+            deployer.signal(RELOAD)
+        click.echo(
+            f"process {deployer.pid} takes the settings into use: `dm explain {stack.name}` shows them"
+        )
 
 
 @main.command("snapshots")

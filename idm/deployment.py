@@ -1,14 +1,18 @@
 """What runs while a stack is deployed: manager and agents, the view of the instances, the stream to the manager."""
 
 import asyncio
+import dataclasses
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import structlog
 
+from dm.client import ManagerError
 from dm.v1.rollback_service_pb2 import InstanceReport, Rollback
 from dm.v1.stack_pb2 import StackSpec
 from dm.v1.stack_service_pb2 import ApplyStackRequest, ApplyStackResponse
@@ -24,7 +28,7 @@ from idm.executor import Executor
 from idm.journal import Journal, Launch
 from idm.lock import holder
 from idm.manager import CALL_S, answers, call, endpoint, heard
-from idm.manifest import Delivery
+from idm.manifest import Delivery, ManifestError, load
 from idm.observe import Observer
 from idm.process import find
 from idm.sockets import destroy
@@ -36,6 +40,8 @@ TIDY_S = 30.0
 # A restore that is under way is finished before a deployer ends.
 FINISH_S = 20.0
 DEPLOYS = "deploys this stack"
+RELOAD = signal.SIGUSR1
+"""Has a deployer reload. SIGHUP would also be what a terminal sends that goes away."""
 
 _log = structlog.get_logger()
 
@@ -124,6 +130,21 @@ class Deployment:
             async with asyncio.timeout(FINISH_S):
                 await self.attendant.idle()
 
+    async def reload(self) -> None:
+        """Judge, and roll back, by what the manifest says now. All else in it waits for the next launch."""
+        try:
+            now = await asyncio.to_thread(load, self.stack.source)
+        except ManifestError as e:
+            _log.warning("settings are not taken into use", problem=str(e))
+            return
+        manifest = msgspec.structs.replace(self.stack.manifest, judge=now.judge, rollback=now.rollback)
+        self.stack = dataclasses.replace(self.stack, manifest=manifest)
+        if self._parts:
+            # While no manager answers, the attendant goes on trying.
+            with suppress(ManagerError):
+                await self.apply()
+        _log.info("settings are taken into use", manifest=str(self.stack.source))
+
     def stop(self) -> None:
         """Attend no longer."""
         for part in self._parts:
@@ -191,8 +212,11 @@ async def deploying(
     async with asyncio.TaskGroup() as tasks:
         supervisor = Supervisor(stack.home.run, tasks)
         deployment = Deployment(stack, journal, supervisor, tasks, on_rollback)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(RELOAD, lambda: tasks.create_task(deployment.reload()))
         try:
             yield deployment
         finally:
+            loop.remove_signal_handler(RELOAD)
             deployment.stop()
             supervisor.release()

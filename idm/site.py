@@ -39,7 +39,8 @@ def open_stack(manifest: Path, config: Path | None) -> Iterator[Stack]:
         return sow(declared, vcd, path, payloads=stack.payloads, bundles=place)
 
     driver, guests = open_driver(declared, settings, seed)
-    stack = Stack(declared, manifests.fingerprint(declared), home, driver, guests, place)
+    source = manifest.absolute()
+    stack = Stack(declared, manifests.fingerprint(declared), home, driver, guests, place, source)
     try:
         yield stack
     finally:

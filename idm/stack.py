@@ -22,7 +22,7 @@ class Stack:
     """One stack, as its manifest and the host's settings have it.
 
     ``guests`` runs programs in its VMs, whose agents are services of theirs, and ``bundles`` is a directory of what is
-    installed there; containers are watched from this host.
+    installed there; containers are watched from this host. ``source`` is the manifest's file.
     """
 
     manifest: Manifest
@@ -31,6 +31,7 @@ class Stack:
     driver: Driver
     guests: Shell | None = None
     bundles: Path = Path("/var/lib/stackmend/.bundles")
+    source: Path = Path("stack.toml")
 
     @property
     def name(self) -> str:

@@ -7,15 +7,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dm.client import ManagerError
 from dm.v1.stack_pb2 import POWER_RUNNING, POWER_STOPPED
-from dm.v1.stack_service_pb2 import GetGraphRequest, ListStacksRequest
+from dm.v1.stack_service_pb2 import ExplainRequest, GetGraphRequest, ListStacksRequest
 from dm.v1.stack_service_pb2_grpc import StackServiceStub
-from idm.deployment import deploying
+from idm.deployment import RELOAD, deploying
 from idm.home import locate
 from idm.journal import Journal
 from idm.manager import call, status
@@ -140,3 +141,44 @@ async def _until_answers(stack: Stack) -> None:
                 )
                 return
             await asyncio.sleep(0.05)
+
+
+def test_settings_are_taken_into_use_without_a_new_launch(stack: Stack, tmp_path: Path) -> None:
+    """A signal has the manager judge by the manifest's new settings; one that is wrong changes nothing."""
+    written = tmp_path / "stack.toml"
+    stack = replace(stack, source=written)
+    text = '[stack]\nname = "shop"\n[network]\nsubnet = "198.18.1.0/24"\n[vcd.db]\nimage = "other"\n'
+    text += "[judge]\nconfirm_s = {}"
+
+    async def confirm_s() -> str:
+        reply = await call(
+            stack.operator(),
+            lambda channel: StackServiceStub(channel).Explain(ExplainRequest(stack="shop"), timeout=1),
+        )
+        return next(knob.value for knob in reply.knobs if knob.name == "judge.confirm_s")
+
+    async def story() -> None:
+        with Journal(stack.home.journal) as journal:
+            async with deploying(stack, journal, on_rollback=lambda _: None) as deployment:
+                await deployment.start_manager()
+                await deployment.apply()
+                await deployment.start_agents()
+                deployment.attend()
+                launch = journal.launch()
+                assert launch is not None
+                written.write_text(text.format('"wrong"'))
+                await deployment.reload()
+                assert await confirm_s() == "3"
+                written.write_text(text.format(7))
+                os.kill(os.getpid(), RELOAD)
+                async with asyncio.timeout(10):
+                    value = ""
+                    while value != "7":
+                        value = await confirm_s()
+                # What else has changed there waits for the next launch.
+                assert deployment.stack.manifest.vcd["db"].image == "i"
+                now = journal.launch()
+                assert now is not None
+                assert now.id == launch.id
+
+    asyncio.run(story())
