@@ -138,6 +138,7 @@ class LiveEdge:
     __slots__ = (
         "attempts",
         "established",
+        "established_before_s",
         "failed",
         "failing_since_s",
         "failures_since_ok",
@@ -167,7 +168,9 @@ class LiveEdge:
         self.kinds: set[Failure] = set()
         self.failures_since_ok = 0
         self.failing_since_s: float | None = None
+        # When its source last started anew, and when it first worked before that.
         self.restarted_s: float | None = None
+        self.established_before_s: float | None = None
         self.first_seen_s: float | None = None
         self.first_established_s: float | None = None
         self.last_attempt_s: float | None = None

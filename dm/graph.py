@@ -111,6 +111,8 @@ class LiveGraph:
         for flow_key in list(self._flows_of.get(vcd, ())):
             self._unplace(flow_key, now_s=now_s)
         for edge in self._outbound.get(vcd, {}).values():
+            if edge.established_before_s is None:
+                edge.established_before_s = edge.first_established_s
             edge.restart()
             edge.restarted_s = now_s
             self._changed(edge)

@@ -106,9 +106,6 @@ def _learn_edge(edge: LiveEdge, inside: Set[str], launch_s: float, after: tuple[
         kind = Kind.PERIODIC
     else:
         kind = Kind.ON_DEMAND
-    # A source that was started anew since has the time of a launch again, and this is what it took.
-    begin_s = max(launch_s, edge.restarted_s or launch_s)
-    after_s = max(0.0, (edge.first_established_s or begin_s) - begin_s)
     return GoldenEdge(
         source=edge.key.source,
         target=edge.key.target,
@@ -118,10 +115,23 @@ def _learn_edge(edge: LiveEdge, inside: Set[str], launch_s: float, after: tuple[
         external=edge.key.target not in inside,
         kind=kind,
         runs=1,
-        established_ms=(round(after_s * 1000),),
+        established_ms=(round(_took_s(edge, launch_s) * 1000),),
         refresh_ms=() if rhythm is None else (round(rhythm * 1000),),
         after=after,
     )
+
+
+def _took_s(edge: LiveEdge, launch_s: float) -> float:
+    """Seconds until it worked, counted from the launch; and from its source's own start, if that came later.
+
+    Of both the longer: a machine that is started anew finds the others up, and is faster than in a launch.
+    """
+    took_s = 0.0
+    if edge.established_before_s is not None:
+        took_s = edge.established_before_s - launch_s
+    if edge.first_established_s is not None:
+        took_s = max(took_s, edge.first_established_s - max(launch_s, edge.restarted_s or launch_s))
+    return took_s
 
 
 def _rhythm_s(edge: LiveEdge) -> float | None:
