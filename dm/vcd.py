@@ -104,6 +104,10 @@ class VcdState:
         self._listened = listeners | (self._listened if len(self._listened) < DOORS_KEPT else frozenset())
         return changed, opened
 
+    def deaf_for_s(self, door: Door) -> float:
+        """Seconds from when its agent missed a listener there to when it last said anything, and not that it is back."""
+        return self.last_heard_s - self._deaf.get(door, self.last_heard_s)
+
     def lose(self, losses: Mapping[str, int], *, now_s: float) -> None:
         """Its agent could not count everything; ``losses`` are cumulative, by reason."""
         for reason, tolerated in LOSSES_TOLERATED.items():

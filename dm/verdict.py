@@ -11,8 +11,8 @@ from dm.states import EdgeState
 from dm.vcd import DOWN
 
 FAILURES_PROVE = 2
-LASTING_SHARE = 1 / 2
-"""How much of the confirmation window the failures of one edge have to span: what is back is not always tried again."""
+LASTING_SHARE = 2 / 3
+"""How much of the confirmation window a failure has to span: who is back is not always tried, or looked at, again."""
 REASONS_SHOWN = 5
 OVER_SHARE = 1 / 3
 """How much of the confirmation window the deviation itself has to last: who is accused may have been so for longer."""
@@ -150,19 +150,20 @@ def _doubt_of(view: View, found: Sequence[Symptom], now_s: float) -> str:
 def _doubt_of_one(view: View, symptom: Symptom, now_s: float) -> str:
     if symptom.uncalled:
         return f"{symptom.key.source} is not called on itself"
-    known = symptom.deaf or not symptom.attempted
-    if symptom.judged.state is EdgeState.FAILING and known:
-        return ""
-    live = view.graph.get(symptom.key)
-    if symptom.judged.state is not EdgeState.FAILING or live is None:
+    live, lasting_s = view.graph.get(symptom.key), LASTING_SHARE * view.policy.confirm_s
+    if symptom.judged.state is not EdgeState.FAILING:
         return view.vcds[symptom.key.source].loss_doubt(now_s)
-    stuck = live.oldest_pending_s is not None and now_s - live.oldest_pending_s >= view.policy.confirm_s
-    lasted_s = live.failing_for_s()
-    if stuck or (
-        live.failures_since_ok >= FAILURES_PROVE and lasted_s >= LASTING_SHARE * view.policy.confirm_s
-    ):
+    if symptom.deaf and view.vcds[symptom.key.target].deaf_for_s(symptom.key.door) >= lasting_s:
         return ""
-    return f"{symptom.key}: {live.failures_since_ok} failed attempts within {lasted_s:.1f} s are no proof yet"
+    if live is None or not symptom.attempted:
+        return f"{symptom.key.target} has only just ceased to listen" if symptom.deaf else ""
+    stuck = live.oldest_pending_s is not None and now_s - live.oldest_pending_s >= view.policy.confirm_s
+    if stuck or (live.failures_since_ok >= FAILURES_PROVE and live.failing_for_s() >= lasting_s):
+        return ""
+    return (
+        f"{symptom.key}: {live.failures_since_ok} failed attempts within {live.failing_for_s():.1f} s "
+        "are no proof yet"
+    )
 
 
 def _doubts(view: View) -> list[str]:
