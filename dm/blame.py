@@ -36,14 +36,16 @@ CONFIDENT = 0.25
 class Symptom(NamedTuple):
     """A deviating golden edge with what is known beside its state.
 
-    ``uncalled``: its source calls nobody, and none of those that should call on the source does; ``attempted``: calls
-    failed, it is not merely known that they would; ``deaf``: its target listens no longer where it did.
+    Its calls have failed from ``since_s`` to ``until_s``, which is infinite while one waits in vain. ``uncalled``: its
+    source calls nobody, and none of those that should call on the source does; ``attempted``: calls failed, it is not
+    merely known that they would; ``deaf``: its target listens no longer where it did.
     """
 
     key: EdgeKey
     judged: Judged
     kinds: frozenset[Failure]
     since_s: float
+    until_s: float
     pending: bool
     uncalled: bool
     attempted: bool
@@ -53,13 +55,15 @@ class Symptom(NamedTuple):
 class Facts(NamedTuple):
     """What is known of the nodes at the symptoms' ends.
 
-    ``excused`` are edges that fail but are not due: a node that suffers from one of them has to be waited for.
+    ``reached`` names others who got through where calls fail, while they failed. ``excused`` are edges that fail but
+    are not due: a node that suffers from one of them has to be waited for.
     """
 
     vcds: Container[str]
     down: Mapping[str, str]
     silent: frozenset[str]
     contacts: Contacts
+    reached: Mapping[EdgeKey, Sequence[str]]
     excused: Collection[EdgeKey] = ()
 
 
@@ -177,18 +181,21 @@ def _speak(symptom: Symptom, facts: Facts) -> Speaks:
 
 
 def _speak_failing(symptom: Symptom, facts: Facts) -> Speaks:
-    key, since_s = symptom.key, symptom.since_s
+    key = symptom.key
     caller, target = key.source, key.target
     fails = f"{key}: {symptom.judged.reason}"
     if symptom.deaf:
         deaf = f"nothing listens any more at {key.called}, where {caller} calls"
         return {target: (0.95, deaf), caller: (0.05, fails)}
-    if others := facts.contacts.reached_by(key, since_s=since_s):
+    if others := facts.reached.get(key):
         reached = f"{caller} cannot reach {key.called}, but {', '.join(others)} can"
         return {caller: (0.9, reached), target: (0.1, fails)}
     if target in facts.silent:
         return {target: (0.97, f"{fails}, and the agent of {target} is silent"), caller: (0.03, fails)}
     if Failure.REFUSED in symptom.kinds and not symptom.pending:
+        if holding := facts.contacts.holding(key):
+            held = f"{caller} is refused at {key.called}, where {', '.join(holding)} hold connections"
+            return {caller: (0.9, held), target: (0.1, fails)}
         return {target: (0.95, fails), caller: (0.05, fails)}
     return _speak_unanswered(symptom, facts, fails)
 

@@ -32,11 +32,14 @@ class Contact(NamedTuple):
 
 
 class _Callers(NamedTuple):
-    """Who calls at one port: by when they last got through, some that hold a connection, and two that fail."""
+    """Who calls at one port: by when they last got through, some that hold a connection, and who fails."""
 
     reached: list[tuple[float, str]]
     holding: list[str]
-    failing: list[str]
+    failing: set[str]
+
+
+_NOBODY = _Callers([], [], set())
 
 
 class _Touch(NamedTuple):
@@ -55,23 +58,25 @@ class Contacts:
         self._touches: dict[str, _Touch] = {}
         self._doors: dict[str, dict[Called, _Callers]] = {}
 
-    def reached_by(self, key: EdgeKey, *, since_s: float) -> list[str]:
-        """Some others who got through to the same port of an edge's target since then, in a stable order.
+    def reached_by(self, key: EdgeKey, *, since_s: float, until_s: float = math.inf) -> list[str]:
+        """Some others who got through to the same port of an edge's target in that time, in a stable order.
 
-        One that merely holds a connection may not be using it, and a cut one stays open: it is believed only while
-        nobody but the edge's source fails there.
+        Only their latest success is known, so who gets through all the time is found at some looks and not at others.
         """
-        doors = self._doors.get(key.target)
-        if doors is None:
-            doors = self._doors[key.target] = self._find_doors(key.target)
-        callers = doors.get(_called(key))
-        if callers is None:
+        reached = takewhile(lambda one: one[0] > since_s, self._callers(key).reached)
+        others = (name for time_s, name in reached if time_s <= until_s and name != key.source)
+        return sorted(islice(others, NAMED))
+
+    def holding(self, key: EdgeKey) -> list[str]:
+        """Some others who hold a connection to the same port, if nobody but the edge's source fails there."""
+        callers = self._callers(key)
+        if callers.failing - {key.source}:
             return []
-        reached = takewhile(lambda one: one[0] > since_s, callers.reached)
-        others = [name for _, name in islice((one for one in reached if one[1] != key.source), NAMED)]
-        if not others and not any(name != key.source for name in callers.failing):
-            others = [name for name in callers.holding if name != key.source][:NAMED]
-        return sorted(others)
+        return [name for name in callers.holding if name != key.source][:NAMED]
+
+    def fails(self, name: str, key: EdgeKey) -> bool:
+        """Whether a node's own calls to the same port fail."""
+        return name in self._callers(key).failing
 
     def in_touch(self, name: str, *, besides: str, since_s: float) -> int:
         """2 when an answer went to or came from somebody else since, 1 when a connection was merely open, else 0."""
@@ -88,22 +93,27 @@ class Contacts:
             contacts = self._contacts[name] = list(self._touching(name))
         return contacts
 
+    def _callers(self, key: EdgeKey) -> _Callers:
+        doors = self._doors.get(key.target)
+        if doors is None:
+            doors = self._doors[key.target] = self._find_doors(key.target)
+        return doors.get(_called(key), _NOBODY)
+
     def _find_doors(self, name: str) -> dict[Called, _Callers]:
         doors: dict[Called, _Callers] = {}
         for contact in self._of(name):
             source = contact.key.source
             if contact.key.target != name:
                 continue
-            callers = doors.setdefault(_called(contact.key), _Callers([], [], []))
+            callers = doors.setdefault(_called(contact.key), _Callers([], [], set()))
             callers.reached.append((contact.established_s, source))
             if contact.held_s > -math.inf:
                 callers.holding.append(source)
             if contact.fails:
-                callers.failing.append(source)
+                callers.failing.add(source)
         for callers in doors.values():
             callers.reached.sort(key=lambda one: (-one[0], one[1]))
             callers.holding[:] = sorted(callers.holding)[: NAMED + 1]
-            callers.failing[:] = sorted(callers.failing)[:2]
         return doors
 
     def _find_touch(self, name: str) -> _Touch:

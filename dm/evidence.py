@@ -1,7 +1,7 @@
 """What blame is asked about: the deviating edges, and what is known of the nodes at their ends. Pure."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from dm.blame import Facts, Symptom
@@ -35,17 +35,33 @@ def symptoms(view: View) -> tuple[Symptom, ...]:
     return tuple(_symptom(view, key, judged, calls) for key, judged in sorted(view.deviation.wrong().items()))
 
 
-def facts(view: View, about: Iterable[Symptom], *, now_s: float) -> Facts:
-    """What is known of the nodes at the ends of these symptoms."""
+def facts(
+    view: View, about: Sequence[Symptom], *, now_s: float, reached: Mapping[EdgeKey, Sequence[str]]
+) -> Facts:
+    """What is known of the nodes at the ends of these symptoms. ``reached`` is what was found at the look before."""
     ends = {end for symptom in about for end in (symptom.key.source, symptom.key.target)}
     vcds = [view.vcds[end] for end in ends if end in view.vcds]
+    contacts = Contacts(lambda name: (_contact(view, edge, now_s) for edge in view.graph.touching(name)))
     return Facts(
         vcds=view.vcds.keys(),
         down={vcd.name: why for vcd in vcds if (why := vcd.why_down(now_s))},
         silent=frozenset(vcd.name for vcd in vcds if vcd.seen_since_s is None),
         excused=view.deviation.early,
-        contacts=Contacts(lambda name: (_contact(view, edge, now_s) for edge in view.graph.touching(name))),
+        contacts=contacts,
+        reached={
+            symptom.key: names
+            for symptom in about
+            if (names := _reached(symptom, contacts, reached.get(symptom.key, ())))
+        },
     )
+
+
+def _reached(symptom: Symptom, contacts: Contacts, before: Sequence[str]) -> list[str]:
+    """Who got through where calls fail. It counts only while they failed: later, their target may have come back."""
+    if symptom.judged.state is not EdgeState.FAILING:
+        return []
+    now = contacts.reached_by(symptom.key, since_s=symptom.since_s, until_s=symptom.until_s)
+    return now or [name for name in before if not contacts.fails(name, symptom.key)]
 
 
 def _symptom(view: View, key: EdgeKey, judged: Judged, calls: "_Calls") -> Symptom:
@@ -61,11 +77,19 @@ def _symptom(view: View, key: EdgeKey, judged: Judged, calls: "_Calls") -> Sympt
         judged,
         kinds=frozenset(live.kinds) if live is not None else frozenset(),
         since_s=max(since_s, view.launch_s),
+        until_s=_until_s(live),
         pending=live is not None and live.oldest_pending_s is not None and live.failures_since_ok == 0,
         uncalled=may_be_idle and not calls.reach(key.source),
         attempted=attempted,
         deaf=target is not None and target.seen_since_s is not None and key.door in target.source.deaf,
     )
+
+
+def _until_s(live: LiveEdge | None) -> float:
+    """Until when an edge's calls are known to fail."""
+    if live is None or live.oldest_pending_s is not None or live.last_failure_s is None:
+        return math.inf
+    return live.last_failure_s
 
 
 class _Calls:

@@ -105,7 +105,7 @@ class VcdState:
         return changed, opened
 
     def deaf_for_s(self, door: Door) -> float:
-        """Seconds from when its agent missed a listener there to when it last said anything, and not that it is back."""
+        """Seconds from when its agent missed a listener there to when it last said anything but that it is back."""
         return self.last_heard_s - self._deaf.get(door, self.last_heard_s)
 
     def lose(self, losses: Mapping[str, int], *, now_s: float) -> None:

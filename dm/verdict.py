@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from dm.blame import Finding, Symptom, blame
+from dm.blame import Facts, Finding, Symptom, blame
+from dm.edge import EdgeKey
 from dm.evidence import View, facts, symptoms
 from dm.states import EdgeState
 from dm.vcd import DOWN
@@ -50,12 +51,13 @@ class Judge:
     def __init__(self) -> None:
         self._over_since_s: float | None = None
         self._accused_s: dict[str, float] = {}
+        self._reached: Mapping[EdgeKey, Sequence[str]] = {}
         self._fault_s: float | None = None
 
     def acquit(self) -> None:
         """Nothing is wrong, or nothing is known: forget what was suspected."""
         self._over_since_s = self._fault_s = None
-        self._accused_s = {}
+        self._accused_s, self._reached = {}, {}
 
     def confirmed_in_s(self, confirm_s: float, *, now_s: float) -> float | None:
         """Seconds until a deviation that is not confirmed yet may be; None when there is none."""
@@ -77,7 +79,9 @@ class Judge:
         found = symptoms(view)
         since_s = min(symptom.since_s for symptom in found)
         self._fault_s = since_s if self._fault_s is None else min(self._fault_s, since_s)
-        finding = blame(found, facts(view, found, now_s=now_s))
+        known = facts(view, found, now_s=now_s, reached=self._reached)
+        self._reached = known.reached
+        finding = blame(found, known)
         policy = view.policy
         over = policy.exceeded(share, shares, already=self._over_since_s is not None)
         self._over_since_s = (self._over_since_s or now_s) if over else None
@@ -97,7 +101,7 @@ class Judge:
             return judgement(Verdict.DEGRADED, "the deviation is below the thresholds")
         if self.confirmed_in_s(policy.confirm_s, now_s=now_s) is not None:
             return judgement(Verdict.DEGRADED, f"not confirmed yet: it has to last {policy.confirm_s:.1f} s")
-        if doubt := _doubt_of(view, found, now_s):
+        if doubt := _doubt_of(view, found, known, now_s):
             return judgement(Verdict.INCONCLUSIVE, doubt)
         if finding.awaited:
             return judgement(Verdict.DEGRADED, f"{', '.join(finding.awaited)} started anew and is waited for")
@@ -141,29 +145,34 @@ def _held(view: View, found: Sequence[Symptom], finding: Finding, now_s: float) 
     return [f"{vcd.name} {why}" for vcd in vcds if (why := vcd.held or vcd.spared(now_s))]
 
 
-def _doubt_of(view: View, found: Sequence[Symptom], now_s: float) -> str:
+def _doubt_of(view: View, found: Sequence[Symptom], known: Facts, now_s: float) -> str:
     """Why the symptoms do not suffice for an action, if they do not: one that is solid is enough."""
-    doubts = [_doubt_of_one(view, symptom, now_s) for symptom in found]
+    doubts = [_doubt_of_one(view, symptom, known, now_s) for symptom in found]
     return doubts[0] if all(doubts) else ""
 
 
-def _doubt_of_one(view: View, symptom: Symptom, now_s: float) -> str:
+def _doubt_of_one(view: View, symptom: Symptom, known: Facts, now_s: float) -> str:
     if symptom.uncalled:
         return f"{symptom.key.source} is not called on itself"
-    live, lasting_s = view.graph.get(symptom.key), LASTING_SHARE * view.policy.confirm_s
     if symptom.judged.state is not EdgeState.FAILING:
         return view.vcds[symptom.key.source].loss_doubt(now_s)
-    if symptom.deaf and view.vcds[symptom.key.target].deaf_for_s(symptom.key.door) >= lasting_s:
+    return _doubt_of_failing(view, symptom, known, now_s)
+
+
+def _doubt_of_failing(view: View, symptom: Symptom, known: Facts, now_s: float) -> str:
+    key, live = symptom.key, view.graph.get(symptom.key)
+    if key not in known.reached and (others := known.contacts.reached_by(key, since_s=symptom.until_s)):
+        return f"{key}: not tried again since {', '.join(others)} got through"
+    lasting_s = LASTING_SHARE * view.policy.confirm_s
+    if symptom.deaf and view.vcds[key.target].deaf_for_s(key.door) >= lasting_s:
         return ""
     if live is None or not symptom.attempted:
-        return f"{symptom.key.target} has only just ceased to listen" if symptom.deaf else ""
+        return f"{key.target} has only just ceased to listen" if symptom.deaf else ""
     stuck = live.oldest_pending_s is not None and now_s - live.oldest_pending_s >= view.policy.confirm_s
     if stuck or (live.failures_since_ok >= FAILURES_PROVE and live.failing_for_s() >= lasting_s):
         return ""
-    return (
-        f"{symptom.key}: {live.failures_since_ok} failed attempts within {live.failing_for_s():.1f} s "
-        "are no proof yet"
-    )
+    tried = f"{live.failures_since_ok} failed attempts within {live.failing_for_s():.1f} s"
+    return f"{key}: {tried} are no proof yet"
 
 
 def _doubts(view: View) -> list[str]:

@@ -23,6 +23,7 @@ SYMPTOMS = st.lists(
         st.builds(Judged, STATES, st.just("wrong"), st.just(5.0), st.just(True)),
         kinds=st.frozensets(st.sampled_from(Failure)),
         since_s=st.floats(0, 10),
+        until_s=st.floats(10, 20),
         pending=st.booleans(),
         uncalled=st.booleans(),
         attempted=st.booleans(),
@@ -41,11 +42,13 @@ CONTACTS = st.lists(
 
 def facts(contacts: list[Contact], *, down: str = "", silent: str = "") -> Facts:
     """All are VCDs but f, which is outside."""
+    known = Contacts(lambda name: [one for one in contacts if name in (one.key.source, one.key.target)])
     return Facts(
         vcds=frozenset("abcde"),
         down=dict.fromkeys(down, "is stopped"),
         silent=frozenset(silent),
-        contacts=Contacts(lambda name: [one for one in contacts if name in (one.key.source, one.key.target)]),
+        contacts=known,
+        reached={one.key: found for one in contacts if (found := known.reached_by(one.key, since_s=5.0))},
     )
 
 

@@ -113,3 +113,30 @@ def test_a_held_connection_does_not_speak_for_whom_many_calls_go_unanswered() ->
     world.run(20.0)
     failed = [one for _, one in world.history if one.verdict is Verdict.FAILED]
     assert {suspect.name for one in failed for suspect in one.finding.culprits} == {"front"}
+
+
+def test_who_has_not_tried_again_is_not_blamed_because_others_get_through_again() -> None:
+    """The store was away; one of its callers is back in touch with it, the other waits before it tries again."""
+    needs = [
+        Need(name, "store", 6379, style=Style.CALLS, period_s=0.5, retry_s=0.5) for name in ("one", "two")
+    ]
+    world = healthy(System(needs, vcds=["one", "store", "two"], externals={}))
+    world.broken.add("store")
+    world.run(1.5)
+    world.needs[0].retry_s = 12.0
+    world.run(0.5)
+    world.broken.discard("store")
+    world.run(20.0)
+    assert Verdict.FAILED not in world.verdicts()
+    assert world.history[-1][1].verdict is Verdict.OK
+
+
+def test_connections_that_are_merely_held_do_not_speak_for_a_machine_that_nobody_reaches() -> None:
+    """The queue's machine is stuck, its consumers wait on connections that seem open, and its only caller is not it."""
+    needs = [Need(name, "queue", 9092, period_s=60.0) for name in ("mail", "audit")]
+    needs += [Need("shop", "queue", 9092, style=Style.CALLS), Need("shop", "db", 5432, style=Style.CALLS)]
+    world = healthy(System(needs, vcds=["audit", "db", "mail", "queue", "shop"], externals={}))
+    world.isolated.add("queue")
+    world.disconnect("queue")
+    assert world.until(Verdict.FAILED, within_s=15.0) is not None
+    assert world.culprits() == ["queue"]
