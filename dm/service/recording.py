@@ -1,12 +1,12 @@
 """What agents and deployers said, kept in a file: to be played to the core again, in a test or for a bug report.
 
-A file has a line of JSON for each message, in the order of arrival. It suffices by itself if the manager was started
-with an empty state file: an image that was there before is not in it, but what others were learned from is.
+A file has a line of JSON for each message, in the order of arrival. It suffices by itself: the golden images that are
+in force at its beginning are written as if somebody imported them then.
 """
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -17,13 +17,16 @@ import grpc.aio
 import structlog
 from google.protobuf.json_format import MessageToDict
 
+from dm.golden import GoldenImage, encode
 from dm.service.handler import Method, wrapped
+from dm.v1.golden_service_pb2 import ImportGoldenRequest
 
+IMPORT = "/dm.v1.GoldenService/ImportGolden"
 METHODS = frozenset(
     {
         "/dm.v1.AgentService/Report",
         "/dm.v1.GoldenService/CaptureGolden",
-        "/dm.v1.GoldenService/ImportGolden",
+        IMPORT,
         "/dm.v1.GoldenService/SetGoldenRule",
         "/dm.v1.RollbackService/Attend",
         "/dm.v1.StackService/ApplyStack",
@@ -48,6 +51,11 @@ class Recorder(grpc.aio.ServerInterceptor):
         self._left = MAX_BYTES
         self._begin_s = time.monotonic()
         self._calls = count(1)
+
+    def begin(self, images: Iterable[GoldenImage]) -> None:
+        """Write down the images that are in force already."""
+        for image in images:
+            self._write(next(self._calls), IMPORT, ImportGoldenRequest(document=encode(image)))
 
     async def intercept_service(
         self,
@@ -108,12 +116,15 @@ class Recorder(grpc.aio.ServerInterceptor):
 
 
 @contextmanager
-def recording(path: Path) -> Iterator[Recorder]:
-    """The recorder to a file; raises :class:`RecordingError`.
+def recording(path: Path, images: Iterable[GoldenImage] = ()) -> Iterator[Recorder]:
+    """The recorder to a file; raises :class:`RecordingError`. ``images`` are in force at its beginning.
 
-    The file is its owner's alone, for it tells who calls whom. What was in it is lost.
+    The file is its owner's alone, for it tells who calls whom. What was in it is kept beside it, as FILE.old: a manager
+    that was killed is started again with the same file.
     """
     try:
+        if path.is_file() and path.stat().st_size:
+            path.replace(path.with_name(f"{path.name}.old"))
         path.touch(mode=0o600)
         file = path.open("w", buffering=1)
     except OSError as error:
@@ -121,4 +132,6 @@ def recording(path: Path) -> Iterator[Recorder]:
             f"cannot write {path}: {error.strerror}; choose another file for --record"
         ) from error
     with file:
-        yield Recorder(file)
+        recorder = Recorder(file)
+        recorder.begin(images)
+        yield recorder

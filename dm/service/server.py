@@ -191,7 +191,7 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with (
-        _recording(record) as recorders,
+        _recording(record, store) as recorders,
         serving(store, *listen, tls=tls, recorders=recorders) as manager,
         _metrics(manager, metrics),
     ):
@@ -208,7 +208,7 @@ async def serve(
 
 
 @asynccontextmanager
-async def _recording(path: Path | None) -> AsyncIterator[Sequence[grpc.aio.ServerInterceptor]]:
+async def _recording(path: Path | None, store: Store) -> AsyncIterator[Sequence[grpc.aio.ServerInterceptor]]:
     """What is said is recorded while the block runs, if it is to be."""
     if path is None:
         yield ()
@@ -217,7 +217,7 @@ async def _recording(path: Path | None) -> AsyncIterator[Sequence[grpc.aio.Serve
     from dm.service.recording import RecordingError, recording
 
     try:
-        with recording(path) as recorder:
+        with recording(path, [kept.image for kept in store.golden() if kept.current]) as recorder:
             yield (recorder,)
     except RecordingError as error:
         raise ServeError(str(error)) from error

@@ -10,6 +10,8 @@ from google.protobuf.json_format import MessageToDict
 
 from dm.golden import encode
 from dm.replay import Player, ReplayError, Said, read
+from dm.service.recording import recording as recorder
+from dm.store.sqlite import Store
 from dm.v1.golden_service_pb2 import RULE_ACTION_IGNORE, ImportGoldenRequest, SetGoldenRuleRequest
 from tests.dm.test_cli import dm
 from tests.dm.test_golden import an_image
@@ -56,6 +58,23 @@ def test_an_image_from_elsewhere_is_judged_by(tmp_path: Path) -> None:
     )
     image.write_text(encode(an_image(stack="pair", vcds=("db", "web"), edges=(*held, from_web))))
     assert '"failed"' in dm("replay", str(recording), "--json", "--image", str(image)).stdout
+
+
+def test_a_recording_of_a_manager_that_has_learned_suffices_by_itself(tmp_path: Path) -> None:
+    """The image in force at its beginning is in it, and what was recorded before is kept beside it."""
+    recording = tmp_path / "recording.jsonl"
+    asyncio.run(refuse(tmp_path, recording))
+    first = recording.read_text()
+    with Store(tmp_path / "dm.sqlite") as store:
+        images = [kept.image for kept in store.golden() if kept.current]
+    with recorder(recording, images):
+        pass
+    assert (tmp_path / "recording.jsonl.old").read_text() == first
+    said = [
+        *read(recording),
+        *(one for one in read(tmp_path / "recording.jsonl.old") if "Golden" not in one.method),
+    ]
+    assert "failed" in {moment.judgement.verdict for moment in Player().play(said)}
 
 
 def test_what_people_say_of_an_image_is_played(tmp_path: Path) -> None:
