@@ -1,7 +1,8 @@
 """A small manager on a unix socket: speaks what a deployer needs of the contract, and does what a test tells it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,7 +18,12 @@ from dm.v1.rollback_service_pb2 import (
     Rollback,
 )
 from dm.v1.stack_pb2 import StackSpec
-from dm.v1.stack_service_pb2 import ApplyStackRequest, ApplyStackResponse
+from dm.v1.stack_service_pb2 import (
+    ApplyStackRequest,
+    ApplyStackResponse,
+    GetGraphRequest,
+    GetGraphResponse,
+)
 
 
 class SmallManager:
@@ -28,6 +34,9 @@ class SmallManager:
         self.heard: list[AttendRequest] = []
         self.rollbacks: list[Rollback] = []
         self.commands: asyncio.Queue[Command] = asyncio.Queue()
+        self.ports: Iterator[int] = iter(())
+        """Each look at the graph finds one edge more, as long as there are ports."""
+        self._graph = GetGraphResponse()
         self._generations = generations or {}
 
     def items(self, kind: str) -> list[AttendRequest]:
@@ -47,12 +56,17 @@ class SmallManager:
         history = grpc.unary_unary_rpc_method_handler(
             self._history, ListRollbacksRequest.FromString, ListRollbacksResponse.SerializeToString
         )
+        graph = grpc.unary_unary_rpc_method_handler(
+            self._look, GetGraphRequest.FromString, GetGraphResponse.SerializeToString
+        )
         server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(
                     "dm.v1.RollbackService", {"Attend": attend, "ListRollbacks": history}
                 ),
-                grpc.method_handlers_generic_handler("dm.v1.StackService", {"ApplyStack": apply}),
+                grpc.method_handlers_generic_handler(
+                    "dm.v1.StackService", {"ApplyStack": apply, "GetGraph": graph}
+                ),
             )
         )
         server.add_insecure_port(f"unix:{socket}")
@@ -65,6 +79,11 @@ class SmallManager:
     async def _apply(self, request: ApplyStackRequest, _context: object) -> ApplyStackResponse:
         self.applied.append(request.stack)
         return ApplyStackResponse(golden="g1", generations=self._generations)
+
+    async def _look(self, _request: GetGraphRequest, _context: object) -> GetGraphResponse:
+        for port in itertools.islice(self.ports, 1):
+            self._graph.edges.add(source="web", target="db", port=port)
+        return self._graph
 
     async def _history(self, _request: ListRollbacksRequest, _context: object) -> ListRollbacksResponse:
         return ListRollbacksResponse(rollbacks=self.rollbacks)
