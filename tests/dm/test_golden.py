@@ -113,6 +113,13 @@ def test_a_document_of_an_earlier_format_keeps_its_rhythm(format: int) -> None:
     assert decode(encode(image)) == image
 
 
+def test_a_document_of_format_3_names_no_launches() -> None:
+    """It is read as it was, and merges with any."""
+    old = decode(encode(an_image()).replace('"format": 4', '"format": 3'))
+    assert old == an_image()
+    assert merge([old, an_image(launches=("1",))]).launches == ("1",)
+
+
 def test_a_rule_leaves_the_identifier_as_it_was() -> None:
     """What people say of an image does not part it from its snapshots."""
     ruled = an_image(rules=(Rule(action=Action.TOLERATE, target="db"),))
