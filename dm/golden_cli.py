@@ -124,9 +124,14 @@ def golden_use(image: str, peer: Peer) -> None:
 def golden_diff(image: str, other: str, as_json: bool, peer: Peer) -> None:
     """Show what differs between IMAGE and OTHER, or the live stack, a line each.
 
-    - is only in IMAGE, + only in the other, ~ in both but not as the same, ! deviates in the live stack now. An
-    optional edge that the live stack has not had is no difference. Exit 0 if nothing differs, 1 if anything does, 2 if
-    that cannot be told.
+    \b
+    -  only in IMAGE
+    +  only in the other
+    ~  in both, but not as the same
+    !  in both, and it deviates in the live stack now
+
+    An optional edge that the live stack has not had is no difference. Exit 0 if nothing differs, 1 if anything does, 2
+    if that cannot be told.
     """
     request = golden_pb.DiffGoldenRequest(id=image, other=other)
     reply = _golden(peer, lambda stub: stub.DiffGolden(request, timeout=CALL_S), trouble=2)

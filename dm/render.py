@@ -104,7 +104,8 @@ def status_text(status: stack_pb2.Status) -> str:
     lines.append(f"  deviation {status.deviation:.0%}, {counts}, golden image {golden}")
     worst = sorted(((share, name) for name, share in status.vcd_deviation.items() if share), reverse=True)
     lines += [f"  {name} deviates by {share:.0%}" for share, name in worst]
-    for suspect in status.suspects:
+    # Against the others nothing speaks; they are merely near.
+    for suspect in (one for one in status.suspects if one.evidence):
         outside = " (outside the stack)" if suspect.external else ""
         lines.append(f"  suspect {suspect.name}{outside}, score {suspect.score:.2f}")
         lines += [f"    {sentence}" for sentence in suspect.evidence]

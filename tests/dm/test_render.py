@@ -58,3 +58,18 @@ def test_mermaid_names_its_nodes_by_number(graph: stack_service_pb2.GetGraphResp
     assert lines[0] == "flowchart LR"
     assert '  n0 -->|"5432 failing"| n1' in lines
     assert '  n2(["pay\'x"])' in lines
+
+
+def test_status_names_only_those_against_whom_something_speaks() -> None:
+    """Whoever is merely near a fault is no suspect to a person."""
+    status = stack_pb2.Status(
+        stack="shop",
+        verdict=stack_pb2.VERDICT_FAILED,
+        suspects=[
+            stack_pb2.Suspect(name="cache", score=1.0, evidence=["nothing listens any more at cache:6379"]),
+            stack_pb2.Suspect(name="api", score=0.03),
+        ],
+    )
+    text = render.status_text(status)
+    assert "suspect cache, score 1.00\n    nothing listens any more at cache:6379" in text
+    assert "api" not in text
