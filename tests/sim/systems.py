@@ -45,7 +45,8 @@ def from_topology(topology: Topology, *, seed: int) -> System:
     eager = set(topology.launch_edges)
     skipped = set(topology.optional_edges)
     names = set(topology.names)
-    needs = [_need(edge, choose, eager=edge in eager) for edge in topology.edges if edge not in skipped]
+    edges = [edge for edge in topology.edges if edge not in skipped and edge.source != edge.target]
+    needs = [_need(edge, choose, eager=edge in eager) for edge in edges]
     outside = [edge for edge in topology.external_edges if edge.source in names]
     needs += [_need(edge, choose, eager=False) for edge in outside]
     targets = sorted({edge.target for edge in outside} | {need.target for need in needs} - names)

@@ -23,14 +23,15 @@ class Topology(msgspec.Struct, frozen=True):
     name: str
     services: list[dict[str, object]]
     edges: list[Dependency]
-    launch_edges: list[Dependency]
-    optional_edges: list[Dependency]
-    external_edges: list[Dependency]
+    launch_edges: list[Dependency] = []
+    optional_edges: list[Dependency] = []
+    external_edges: list[Dependency] = []
 
     @property
     def names(self) -> list[str]:
-        """The services' names."""
-        return [str(service["name"]) for service in self.services]
+        """The services' names; whoever calls is one, be it listed or not."""
+        listed = [str(service["name"]) for service in self.services]
+        return list(dict.fromkeys([*listed, *(edge.source for edge in self.edges)]))
 
 
 def load(path: Path) -> Topology:
