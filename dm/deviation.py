@@ -265,7 +265,7 @@ class Deviation:
         """What the source calls instead, as a sentence; empty when nothing suggests it.
 
         While the golden edge is not overdue, only attempts that never succeeded count, and a second external
-        destination on a common port is nobody's replacement.
+        destination on a common port is nobody's replacement; nor is what another program tries, as from a shell.
         """
         known = self._graph.get(key)
         last_s = (known.last_attempt_s if known else None) or 0.0
@@ -278,10 +278,21 @@ class Deviation:
                 live is not None
                 and not live.seen_ok
                 and live.failing(now_s, patience_s=self.policy.patience_s)
+                and self._is_program(key.source, live)
             )
             if (overdue and other.target != key.target) or (fails and key.target in self._vcds):
                 return f"{key.source} calls {other.called} instead of {key.called}"
         return ""
+
+    def _is_program(self, source: str, stranger: LiveEdge) -> bool:
+        """Whether who makes a call that nobody expects makes expected ones as well, as far as commands are known."""
+        usual = {
+            command
+            for key in self._outbound.get(source, ())
+            if (live := self._graph.get(key)) is not None
+            for command in live.commands
+        }
+        return not usual or not stranger.commands or bool(usual & stranger.commands)
 
     def _alike(self, key: EdgeKey, other: EdgeKey) -> bool:
         """Whether two edges lead to replicas of one service."""

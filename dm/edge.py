@@ -191,6 +191,11 @@ class LiveEdge:
         """Whether it worked at least once since its source last started."""
         return self.first_established_s is not None
 
+    @property
+    def commands(self) -> set[str]:
+        """The programs that call, those whose names are known."""
+        return {flow_key.command for flow_key in self.flows if flow_key.command}
+
     def failing(self, now_s: float, *, patience_s: float) -> bool:
         """Whether attempts fail now: the latest outcome is a failure, or an attempt has waited too long."""
         stuck = self.oldest_pending_s is not None and now_s - self.oldest_pending_s >= patience_s

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 import msgspec
 import pytest
 
-from dm.golden import GoldenImage
+from dm.golden import GoldenImage, Kind
 from dm.learning import merge
 from dm.rules import Action, Rule
 from dm.states import EdgeState
@@ -300,6 +300,26 @@ def test_an_engineer_with_a_shell_is_no_fault() -> None:
     world = healthy()
     since_s = world.now_s
     world.add(Need("metrics", "db", 5432, style=Style.CALLS))
+    world.run(20.0)
+    assert Verdict.FAILED not in world.verdicts(since_s=since_s)
+
+
+def test_what_an_engineer_tries_in_vain_replaces_no_call_of_the_program() -> None:
+    """A worker that is idle is not pointed elsewhere because somebody tries a wrong port from its shell."""
+    needs = [
+        Need("app", "log", 514, style=Style.CALLS, period_s=0.5),
+        Need("app", "db", 5432, style=Style.CALLS, eager=False),
+    ]
+    needs.append(Need("load", "app", 80, style=Style.CALLS))
+    system = System(needs, vcds=["app", "db", "load", "log"], externals={})
+    image = system.learn()
+    on_demand = [msgspec.structs.replace(edge, kind=Kind.ON_DEMAND) for edge in image.edges]
+    world = system.launch()
+    world.guard(msgspec.structs.replace(image, edges=tuple(on_demand)))
+    world.run(20.0)
+    since_s = world.now_s
+    world.needs[1].period_s = 1e6
+    world.add(Need("app", "db", 22, style=Style.CALLS, command="ssh"))
     world.run(20.0)
     assert Verdict.FAILED not in world.verdicts(since_s=since_s)
 

@@ -38,6 +38,7 @@ class Need:
     fresh_each: int = 0
     hears_errors: bool = True
     backs_off: bool = False
+    command: str = "program"
     failures: int = 0
     connected: "Line | None" = None
     pending: "Line | None" = None
@@ -63,6 +64,7 @@ class Line:
     address: IPv4Address
     port: int
     transport: str
+    command: str
     first_s: float
     attempts: int = 0
     established: int = 0
@@ -118,7 +120,7 @@ class Line:
             transport=flow_pb2.TRANSPORT_UDP if self.transport == "udp" else flow_pb2.TRANSPORT_TCP,
             address=self.address.packed,
             port=self.port,
-            command="program",
+            command=self.command,
             attempts=self.attempts,
             established=self.established,
             open=self.open,

@@ -29,7 +29,7 @@ BEGIN_S = 1000.0
 
 TRANSPORTS = {"tcp": flow_pb2.TRANSPORT_TCP, "udp": flow_pb2.TRANSPORT_UDP}
 
-LineKey = tuple[str, str, IPv4Address, int]
+LineKey = tuple[str, str, IPv4Address, int, str]
 
 
 class World:
@@ -351,10 +351,10 @@ class World:
         return True
 
     def _line(self, need: Need, address: IPv4Address, port: int) -> Line:
-        key = (need.source, need.transport, address, port)
+        key = (need.source, need.transport, address, port, need.command)
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = Line(address, port, need.transport, self.now_s)
+            line = self._lines[key] = Line(address, port, need.transport, need.command, self.now_s)
             self._lines_of[need.source].append(line)
         return line
 
