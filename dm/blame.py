@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import networkx as nx
 
-from dm.contacts import Contacts
+from dm.contacts import Contacts, Touch
 from dm.edge import EdgeKey, Failure
 from dm.states import EdgeState, Judged
 
@@ -19,12 +19,6 @@ EXPLAINS = 0.3
 
 SUFFERS, CAUSES = 0.25, 0.7
 """What remains of the weight of a node that only suffers, and what goes to its cause instead."""
-
-_TARGET_IS_CUT_OFF = {-2: 0.9, -1: 0.7, 0: 0.5, 1: EXPLAINS, 2: 0.1}
-"""The weight of an unanswered call's target, by how much more it is in touch than the caller.
-
-A connection that is merely held may be dead as well: it clears nobody of what somebody else does not have to explain.
-"""
 
 CLEAR = 0.8
 """Weight of its target from which a failing call explains its caller's own failures."""
@@ -205,10 +199,23 @@ def _speak_unanswered(symptom: Symptom, facts: Facts, fails: str) -> Speaks:
     caller, target = symptom.key.source, symptom.key.target
     ours = facts.contacts.in_touch(caller, besides=target, since_s=symptom.since_s)
     theirs = facts.contacts.in_touch(target, besides=caller, since_s=symptom.since_s)
-    weight = _TARGET_IS_CUT_OFF[theirs - ours]
+    weight = _weight_of_target(ours, theirs)
     for_target = f"{fails}, while {caller} is in touch with others" if ours > theirs else fails
     for_caller = f"{fails}, while {target} is in touch with others" if theirs > ours else fails
     return {target: (weight, for_target), caller: (1 - weight, for_caller)}
+
+
+def _weight_of_target(ours: Touch, theirs: Touch) -> float:
+    """How much an unanswered call speaks for its target, by how its caller and its target are in touch with others.
+
+    That a machine which reaches others takes no calls may be its program's fault; a caller that is answered by others
+    has none. Where nothing tells them apart, what is merely likely decides the order in which they are named.
+    """
+    if theirs is Touch.NONE is not ours or ours is Touch.SOME is not theirs:
+        return 0.9
+    if ours is Touch.NONE is not theirs:
+        return 0.1
+    return 0.5 + 0.05 * ((ours > theirs) - (theirs > ours))
 
 
 def _speak_missing(symptom: Symptom, facts: Facts) -> Speaks:
@@ -265,8 +272,10 @@ def _excuse(symptoms: Sequence[Symptom], speaks: dict[EdgeKey, Speaks]) -> None:
             if not causes:
                 left.append(key)
             for says in causes:
-                cause = max(says, key=lambda name: says[name][0])
-                speaks[key][cause] = (CAUSES, f"{key.source} calls nobody, since nobody calls on it")
+                for cause, (weight, _) in says.items():
+                    old = speaks[key].get(cause, (0.0, ""))[0]
+                    follows = f"{key.source} calls nobody, since nobody calls on it"
+                    speaks[key][cause] = (max(old, CAUSES * weight), follows)
         if len(left) == len(waiting):
             break
         waiting = left

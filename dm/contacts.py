@@ -6,6 +6,7 @@ thousands of callers costs thousands of steps and not millions.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from enum import IntEnum
 from itertools import islice, takewhile
 from typing import NamedTuple
 
@@ -21,13 +22,13 @@ NAMED = 3
 class Contact(NamedTuple):
     """What one live edge proves of its ends. Times are of the last proof; -inf is never.
 
-    A connection was open when its caller's agent was last heard: who is cut off cannot say that it no longer is.
+    That one is merely ``held`` open is a hint: it stays so while a program hangs, and when either end is cut off.
     """
 
     key: EdgeKey
     established_s: float
     refused_s: float
-    held_s: float
+    held: bool
     fails: bool
 
 
@@ -42,11 +43,25 @@ class _Callers(NamedTuple):
 _NOBODY = _Callers([], [], set())
 
 
-class _Touch(NamedTuple):
-    """A node's partners by when something last came back from or for them, and by when a connection was last open."""
+class Touch(IntEnum):
+    """Whether a node is in touch with others."""
+
+    NONE = -1
+    """Calls of others or to others fail, and nothing has come back from or for any of them."""
+    UNKNOWN = 0
+    """Nobody has tried."""
+    HELD = 1
+    """Nobody has tried, but a connection is open."""
+    SOME = 2
+    """An answer went to or came from somebody."""
+
+
+class _Partners(NamedTuple):
+    """A node's partners by when something last came back from or for them, and with whom calls fail or are open."""
 
     answered: tuple[tuple[float, str], ...]
-    held: tuple[tuple[float, str], ...]
+    failing: frozenset[str]
+    holding: frozenset[str]
 
 
 class Contacts:
@@ -55,7 +70,7 @@ class Contacts:
     def __init__(self, touching: Callable[[str], Iterable[Contact]]) -> None:
         self._touching = touching
         self._contacts: dict[str, list[Contact]] = {}
-        self._touches: dict[str, _Touch] = {}
+        self._partners: dict[str, _Partners] = {}
         self._doors: dict[str, dict[Called, _Callers]] = {}
 
     def reached_by(self, key: EdgeKey, *, since_s: float, until_s: float = math.inf) -> list[str]:
@@ -78,14 +93,16 @@ class Contacts:
         """Whether a node's own calls to the same port fail."""
         return name in self._callers(key).failing
 
-    def in_touch(self, name: str, *, besides: str, since_s: float) -> int:
-        """2 when an answer went to or came from somebody else since, 1 when a connection was merely open, else 0."""
-        touch = self._touches.get(name)
-        if touch is None:
-            touch = self._touches[name] = self._find_touch(name)
-        if any(time_s > since_s for time_s, partner in touch.answered if partner != besides):
-            return 2
-        return int(any(time_s > since_s for time_s, partner in touch.held if partner != besides))
+    def in_touch(self, name: str, *, besides: str, since_s: float) -> Touch:
+        """Whether a node was in touch with anybody but one since then."""
+        partners = self._partners.get(name)
+        if partners is None:
+            partners = self._partners[name] = self._find_partners(name)
+        if any(time_s > since_s for time_s, partner in partners.answered if partner != besides):
+            return Touch.SOME
+        if partners.failing - {besides}:
+            return Touch.NONE
+        return Touch.HELD if partners.holding - {besides} else Touch.UNKNOWN
 
     def _of(self, name: str) -> list[Contact]:
         contacts = self._contacts.get(name)
@@ -107,7 +124,7 @@ class Contacts:
                 continue
             callers = doors.setdefault(_called(contact.key), _Callers([], [], set()))
             callers.reached.append((contact.established_s, source))
-            if contact.held_s > -math.inf:
+            if contact.held:
                 callers.holding.append(source)
             if contact.fails:
                 callers.failing.add(source)
@@ -116,20 +133,24 @@ class Contacts:
             callers.holding[:] = sorted(callers.holding)[: NAMED + 1]
         return doors
 
-    def _find_touch(self, name: str) -> _Touch:
-        """The two latest partners suffice: whoever asks leaves out one.
-
-        Where several callers fail, what is merely held open may be cut as well.
-        """
-        failing = {one.key.source for one in self._of(name) if one.fails and one.key.target == name}
+    def _find_partners(self, name: str) -> _Partners:
+        """The two latest suffice, and two of each kind: whoever asks leaves out one."""
         latest: dict[str, float] = {}
-        held: dict[str, float] = {}
+        failing: set[str] = set()
+        holding: set[str] = set()
         for contact in self._of(name):
             partner = contact.key.target if contact.key.source == name else contact.key.source
             time_s = max(contact.established_s, contact.refused_s)
             latest[partner] = max(time_s, latest.get(partner, -math.inf))
-            held[partner] = max(contact.held_s, held.get(partner, -math.inf))
-        return _Touch(_two_latest(latest), _two_latest(held) if len(failing) < 2 else ())
+            if contact.fails:
+                failing.add(partner)
+            elif contact.held:
+                holding.add(partner)
+        return _Partners(_two_latest(latest), _two(failing), _two(holding))
+
+
+def _two(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(islice(names, 2))
 
 
 def _two_latest(times: Mapping[str, float]) -> tuple[tuple[float, str], ...]:

@@ -136,13 +136,12 @@ class _Calls:
 
 def _contact(view: View, edge: LiveEdge, now_s: float) -> Contact:
     fails = edge.failing(now_s, patience_s=view.policy.patience_s)
-    heard_s = view.vcds[edge.key.source].last_heard_s
     refused = edge.last_failure_s if Failure.REFUSED in edge.kinds else None
     established = edge.last_established_s if edge.answers else None
     return Contact(
         edge.key,
         -math.inf if established is None or fails else established,
         -math.inf if refused is None else refused,
-        heard_s if edge.answers and edge.open > 0 and not fails else -math.inf,
+        edge.answers and edge.open > 0,
         fails,
     )

@@ -32,9 +32,8 @@ SYMPTOMS = st.lists(
     unique_by=lambda symptom: symptom.key,
     max_size=12,
 )
-HELD_S = st.one_of(st.just(-math.inf), st.floats(0, 10))
 CONTACTS = st.lists(
-    st.builds(Contact, KEYS, st.floats(0, 10), st.just(-math.inf), HELD_S, st.booleans()),
+    st.builds(Contact, KEYS, st.floats(0, 10), st.just(-math.inf), st.booleans(), st.booleans()),
     unique_by=lambda contact: contact.key,
     max_size=12,
 )
@@ -76,3 +75,74 @@ def test_the_order_of_evidence_changes_nothing(
     again = blame(symptoms, facts(contacts))
     assert [suspect.name for suspect in again.culprits] == [suspect.name for suspect in finding.culprits]
     assert again.confident == finding.confident
+
+
+def called(source: str, target: str) -> EdgeKey:
+    """An edge."""
+    return EdgeKey(source, target, Transport.TCP, 80)
+
+
+def contact(
+    source: str,
+    target: str,
+    *,
+    answered_s: float = -math.inf,
+    held: bool = False,
+    fails: bool = False,
+) -> Contact:
+    """What is known of an edge."""
+    return Contact(called(source, target), answered_s, -math.inf, held, fails)
+
+
+def unanswered(*edges: EdgeKey) -> list[Symptom]:
+    """Edges that have waited for an answer since 5."""
+    wrong = Judged(EdgeState.FAILING, "unanswered", 5.0, counted=True)
+    return [
+        Symptom(edge, wrong, frozenset(), 5.0, pending=True, uncalled=False, attempted=True, deaf=False)
+        for edge in edges
+    ]
+
+
+def test_a_client_with_one_server_is_not_blamed_for_its_silence() -> None:
+    """A server that takes no calls may reach others; a client that calls nobody else cannot show that it does."""
+    contacts = [contact("a", "b", fails=True), contact("b", "c", answered_s=9.0)]
+    finding = blame(unanswered(called("a", "b")), facts(contacts))
+    assert not finding.confident
+
+
+def test_a_connection_that_is_merely_open_clears_nobody() -> None:
+    """Connections stay open while a program hangs: they decide who is named first, and nothing more."""
+    contacts = [contact("a", "b", fails=True), contact("b", "c", held=True), contact("d", "b", held=True)]
+    finding = blame(unanswered(called("a", "b")), facts(contacts))
+    assert finding.culprits[0].name == "a"
+    assert not finding.confident
+
+
+def test_who_reaches_none_of_several_is_cut_off() -> None:
+    """One that waits for an answer from two machines, of which one answers others, is to blame for both."""
+    contacts = [
+        contact("a", "b", fails=True),
+        contact("a", "c", fails=True),
+        contact("d", "c", answered_s=9.0),
+    ]
+    finding = blame(unanswered(called("a", "b"), called("a", "c")), facts(contacts))
+    assert [suspect.name for suspect in finding.culprits] == ["a"]
+    assert finding.confident
+
+
+def test_who_is_answered_by_others_is_not_blamed_for_a_server_of_its_own() -> None:
+    """The only client of a dead store is in touch with others: the store is to blame."""
+    contacts = [contact("a", "b", fails=True), contact("a", "c", answered_s=9.0)]
+    finding = blame(unanswered(called("a", "b")), facts(contacts))
+    assert [suspect.name for suspect in finding.culprits] == ["b"]
+    assert finding.confident
+
+
+def test_who_is_not_called_does_not_follow_from_itself() -> None:
+    """The front end calls nobody, since its only caller's calls are lost on the way: that speaks for either alike."""
+    gone = Judged(EdgeState.MISSING, "gone", 5.0, counted=True)
+    idle = Symptom(
+        called("b", "c"), gone, frozenset(), 5.0, pending=False, uncalled=True, attempted=False, deaf=False
+    )
+    finding = blame([*unanswered(called("a", "b")), idle], facts([contact("a", "b", fails=True)]))
+    assert not finding.confident
