@@ -237,12 +237,12 @@ class LiveEdge:
         failures = dict(flow.failures)
         for kind, count in earlier.failures.items() if earlier else ():
             failures[kind] = failures.get(kind, 0) - count
-        self._note_attempt(flow)
+        self._note_attempt(flow, before)
         if not self.answers:
             self._note_datagrams(flow_key, flow, earlier)
         succeeded = established > 0 if self.answers else flow_key not in self.refused
         waited_s = earlier.oldest_pending_s if earlier else None
-        self._note_outcome(flow, failures, succeeded=succeeded, waited_s=waited_s)
+        self._note_outcome(flow, before, failures, succeeded=succeeded, waited_s=waited_s)
         self._total()
 
     def drop(self, flow_key: FlowKey, *, now_s: float) -> None:
@@ -270,14 +270,15 @@ class LiveEdge:
         self.failing_since_s = None
         self.kinds.clear()
 
-    def _note_attempt(self, flow: Flow) -> None:
+    def _note_attempt(self, flow: Flow, before: Flow | None) -> None:
         if self.first_seen_s is None or flow.first_seen_s < self.first_seen_s:
             self.first_seen_s = flow.first_seen_s
-        if self.last_attempt_s is None:
-            self.last_attempt_s = flow.last_attempt_s
-        elif flow.last_attempt_s > self.last_attempt_s + 1e-3:
+        told_s = before.last_attempt_s if before is not None else None
+        latest_s = _latest(self.last_attempt_s, told_s, flow.last_attempt_s)
+        is_new = before is None or flow.attempts != before.attempts
+        if is_new and self.last_attempt_s is not None and flow.last_attempt_s > self.last_attempt_s + 1e-3:
             self.gaps.append(flow.last_attempt_s - self.last_attempt_s)
-            self.last_attempt_s = flow.last_attempt_s
+        self.last_attempt_s = latest_s
 
     def _note_datagrams(self, flow_key: FlowKey, flow: Flow, earlier: Flow | None) -> None:
         """No answer tells that a datagram arrived; no error ever, or several in a row without one, have to do.
@@ -296,19 +297,25 @@ class LiveEdge:
                 del self.refused[flow_key]
 
     def _note_outcome(
-        self, flow: Flow, failures: Mapping[Failure, int], *, succeeded: bool, waited_s: float | None
+        self,
+        flow: Flow,
+        before: Flow | None,
+        failures: Mapping[Failure, int],
+        *,
+        succeeded: bool,
+        waited_s: float | None,
     ) -> None:
         """``waited_s`` is since when an attempt had waited for its outcome: one that failed did so from then on."""
-        last_ok = flow.last_established_s if self.answers else flow.last_attempt_s
-        if last_ok is None and flow.open:
-            last_ok = flow.first_seen_s
+        last_ok = _ok_s(flow, answers=self.answers)
         if (succeeded or (flow.open > 0 and self.answers)) and last_ok is not None:
             # Where nothing ever failed the first attempt worked, though a new manager hears of it only now.
             first_ok = last_ok if flow.failed else flow.first_seen_s
             self.first_established_s = min(first_ok, self.first_established_s or first_ok)
-            self.last_established_s = max(last_ok, self.last_established_s or last_ok)
+            told_s = _ok_s(before, answers=self.answers) if before is not None else None
+            self.last_established_s = _latest(self.last_established_s, told_s, last_ok)
         if flow.last_failure_s is not None:
-            self.last_failure_s = max(flow.last_failure_s, self.last_failure_s or flow.last_failure_s)
+            told_s = before.last_failure_s if before is not None else None
+            self.last_failure_s = _latest(self.last_failure_s, told_s, flow.last_failure_s)
         # Flows are told of in any order: what failed before another one of them got through is over.
         over = (flow.last_failure_s or 0.0) <= (self.last_established_s or 0.0) if self.answers else succeeded
         if (
@@ -334,3 +341,18 @@ class LiveEdge:
         self.oldest_pending_s = min(
             (flow.oldest_pending_s for flow in flows if flow.oldest_pending_s is not None), default=None
         )
+
+
+def _ok_s(flow: Flow, *, answers: bool) -> float | None:
+    """When a flow last worked, as far as it tells."""
+    last_ok = flow.last_established_s if answers else flow.last_attempt_s
+    return flow.first_seen_s if last_ok is None and flow.open else last_ok
+
+
+def _latest(known_s: float | None, told_s: float | None, now_s: float) -> float:
+    """The later of what is known and what a flow says now, which corrects what it told before.
+
+    A report may have been under way for seconds, and all in it seems as much later; only what is told together can be
+    put in order.
+    """
+    return now_s if known_s is None or known_s == told_s else max(known_s, now_s)
