@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
-from dm.edge import EdgeKey, LiveEdge
+from dm.edge import EdgeKey, Failure, LiveEdge
 from dm.expected import expect
 from dm.golden import GoldenEdge, GoldenImage, Kind
 from dm.graph import LiveGraph
@@ -22,6 +22,10 @@ from dm.rules import Action
 from dm.states import WRONG, EdgeState, Judged, Source, failure_sentence
 
 UNEXPECTED_KEPT_S = 30.0
+REFUSED_KEPT_S = 6.0
+"""An agent says within that time where its machine listens."""
+BACKS_OFF_S = 60.0
+"""Whose last call failed may wait so long until it tries again, whatever its rhythm is."""
 
 
 class Deviation:
@@ -194,7 +198,9 @@ class Deviation:
             if now_s < due_s:
                 self._early[golden.key] = None
                 return EdgeState.WAITING, f"failing, but due only {_in(due_s - now_s)}", due_s
-            return EdgeState.FAILING, failure_sentence(live, now_s), live.calm_from_s()
+            over_s = _refusals_over_s(live, sources.get(golden.target))
+            if over_s is None or now_s < over_s:
+                return EdgeState.FAILING, failure_sentence(live, now_s), over_s or live.calm_from_s()
         if self.has_to_be(golden.key) and (known := _known(golden, live, sources)):
             state, reason = known
             # A caller that never tried there, but elsewhere and in vain, is wrong by itself.
@@ -247,6 +253,8 @@ class Deviation:
         if live is not None:
             active_s = max(active_s, live.active_s() or 0.0)
         gone_s = active_s + golden.rhythm_s(self.policy.quiet_s) if seen_ok or active_s > due_s else due_s
+        if live is not None and live.last_failed:
+            gone_s = max(gone_s, active_s + BACKS_OFF_S)
         if now_s < gone_s:
             return (
                 settled,
@@ -259,7 +267,22 @@ class Deviation:
             return EdgeState.OK, f"{other} answers in its stead", now_s + UNEXPECTED_KEPT_S
         if not seen_ok:
             return EdgeState.MISSING, f"overdue by {now_s - due_s:.1f} s and never attempted", None
+        if live is not None and (why := self._does_without(golden, live, source, active_s)):
+            return EdgeState.OK, why, now_s + golden.rhythm_s(self.policy.quiet_s)
         return EdgeState.MISSING, f"no open connection and no attempt for {now_s - active_s:.1f} s", None
+
+    def _does_without(self, golden: GoldenEdge, live: LiveEdge, source: Source, active_s: float) -> str:
+        """Why an edge that is gone is no fault of its source, which is up and does without; empty when it may be one.
+
+        A program that listens as before, or holds others, lives, and has closed itself what it held; one that calls
+        others does not hang. But what a timer calls does not depend on anybody's asking.
+        """
+        held, since_s = golden.kind is Kind.HELD, active_s + golden.longest_s
+        others = (one for one in self._graph.outbound(golden.source) if one is not live)
+        lives = held and source.lives
+        if lives or ((held or not live.ticks) and any(_in_use(one, since_s, held=held) for one in others)):
+            return f"{golden.source} lives, and has no use for it now"
+        return ""
 
     def _replacement(self, key: EdgeKey, now_s: float, *, overdue: bool) -> str:
         """What the source calls instead, as a sentence; empty when nothing suggests it.
@@ -355,6 +378,27 @@ class Deviation:
                 self._wrong[name] -= 1
                 if not self._wrong[name]:
                     del self._wrong[name]
+
+
+def _refusals_over_s(live: LiveEdge, target: Source | None) -> float | None:
+    """When calls that were refused are no news any more, since their target says that it listens there; None if never.
+
+    Its agent looks every few seconds: what was refused before that is over, though nobody may call again soon.
+    """
+    listens = target is not None and target.seen_since_s is not None and live.key.door in target.doors
+    if (
+        not listens
+        or not live.answers
+        or live.oldest_pending_s is not None
+        or live.kinds != {Failure.REFUSED}
+    ):
+        return None
+    return (live.last_failure_s or 0.0) + REFUSED_KEPT_S
+
+
+def _in_use(live: LiveEdge, since_s: float, *, held: bool) -> bool:
+    """Whether an edge shows that its source is up: by a call since then, and if ``held`` counts, by a connection."""
+    return (held and live.open > 0) or (live.last_attempt_s or 0.0) > since_s
 
 
 def _in(seconds: float) -> str:

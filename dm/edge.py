@@ -4,11 +4,16 @@ from collections import deque
 from collections.abc import Mapping
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
+from statistics import median
 from typing import NamedTuple, Self
 
 Address = IPv4Address | IPv6Address
 
 _GAPS_KEPT = 32
+_CLOCK_SEEN, _CLOCK_SPREAD = 4, 1.5
+"""Gaps from which a timer is known, and how much longer than usual its longest may be."""
+_REPORTED_S = 1.0
+"""Calls that are closer together are not told apart: an agent tells the latest of those in an interval."""
 _CALM_PROVES = 3
 _CALM_S = 3.0
 _HELD_CALM_S = 30.0
@@ -202,6 +207,11 @@ class LiveEdge:
         calm_s = self.calm_from_s()
         return stuck or (self.failures_since_ok > 0 and (calm_s is None or now_s < calm_s))
 
+    @property
+    def last_failed(self) -> bool:
+        """Whether the latest call that was answered or failed did not get through."""
+        return self.answers and (self.last_failure_s or 0.0) > (self.last_established_s or 0.0)
+
     def failing_for_s(self) -> float:
         """Seconds from the first to the last failure since it worked."""
         if self.failing_since_s is None or self.last_failure_s is None:
@@ -216,6 +226,23 @@ class LiveEdge:
         if self.answers or not self.open or self.last_failure_s is None:
             return None
         return self.last_failure_s + _HELD_CALM_S
+
+    @property
+    def ticks(self) -> bool:
+        """Whether it is called on by a timer, as far as can be seen, and not by chance or when somebody asks."""
+        if len(self.gaps) < _CLOCK_SEEN:
+            return False
+        gaps = sorted(self.gaps)
+        usual_s = median(gaps)
+        if usual_s < 2 * _REPORTED_S:
+            return gaps[-1] <= _CLOCK_SPREAD * self.mean_gap_s + _REPORTED_S
+        # Shorter ones may be second tries.
+        return gaps[-1] <= _CLOCK_SPREAD * usual_s and usual_s <= _CLOCK_SPREAD * gaps[len(gaps) // 4]
+
+    @property
+    def mean_gap_s(self) -> float:
+        """Seconds between two attempts on average, by all of them."""
+        return ((self.last_attempt_s or 0.0) - (self.first_seen_s or 0.0)) / max(self.attempts, 1)
 
     def active_s(self) -> float | None:
         """When it was last called on, or last had an open connection."""

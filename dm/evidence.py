@@ -98,6 +98,7 @@ class _Calls:
     def __init__(self, view: View) -> None:
         self._graph = view.graph
         self._deviation = view.deviation
+        self._graph = view.graph
         self._vcds = view.vcds
         wrong = view.deviation.wrong().items()
         self._idle = {key.source for key, one in wrong if one.state is EdgeState.MISSING}
@@ -125,6 +126,9 @@ class _Calls:
             return False
         if self._deviation.golden[key].kind is not Kind.HELD:
             return True
+        live = self._graph.get(key)
+        if live is None or not live.open:
+            return False
         return key.source not in self._idle and key.source not in passed and self._reach(key.source, passed)
 
     def _has_called(self, key: EdgeKey) -> bool:

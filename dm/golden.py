@@ -51,7 +51,8 @@ class GoldenEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """One expected dependency.
 
     ``runs`` says in how many of the image's launches it appeared; ``established_ms`` holds one time after the launch
-    for each of them; ``refresh_ms`` the longest quiet time between two attempts, for each of those with a rhythm.
+    for each of them; ``refresh_ms`` the longest quiet time between two attempts, for each of those with a rhythm (of
+    random calls what their mean makes of it, and of connections that are held how long they did without a new one).
     ``after`` are the target's own edges that always worked before this one. Port 0 is any port of the two, or of the
     ``service`` that a registry names.
     """
@@ -86,10 +87,14 @@ class GoldenEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         latest = max(self.established_ms, default=0) / 1000
         return latest * (1 + 1 / max(len(self.established_ms), 1)) * pace + slack_s
 
+    @property
+    def longest_s(self) -> float:
+        """The longest quiet time that belongs to its rhythm, in seconds; 0 without one."""
+        return max(self.refresh_ms, default=0) / 1000
+
     def rhythm_s(self, slack_s: float) -> float:
-        """Seconds of quiet after which it is gone: the longest quiet time seen, times 1 + 1/runs, plus the slack."""
-        longest = max(self.refresh_ms, default=0) / 1000
-        return longest * (1 + 1 / max(len(self.refresh_ms), 1)) + slack_s
+        """Seconds of quiet after which it is gone: the longest quiet time, times 1 + 1/runs, plus the slack."""
+        return self.longest_s * (1 + 1 / max(len(self.refresh_ms), 1)) + slack_s
 
 
 class GoldenImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

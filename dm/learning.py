@@ -1,7 +1,6 @@
 """How golden images come about: from a live launch, and from each other. Pure values."""
 
 from collections.abc import Iterable, Sequence, Set
-from statistics import median
 
 import msgspec
 
@@ -10,8 +9,9 @@ from dm.golden import GoldenEdge, GoldenError, GoldenImage, Kind
 from dm.rules import joined
 
 REOPENS_WITHIN_S = 3.0
-_RHYTHM_SEEN = 4
-_RHYTHM_SPREAD = 3.0
+_CHANCE_SEEN, _CHANCE_GAP, _CHANCE_LATE_S = 16, 16, 1.0
+"""Calls from which the pace of random ones is known, and how many times their mean distance is never reached: by chance
+one distance in nine million is longer."""
 
 
 def learn(
@@ -21,12 +21,13 @@ def learn(
     fingerprint: str,
     vcds: Sequence[str],
     launch_s: float,
+    now_s: float,
     smoke: bool,
 ) -> GoldenImage:
     """The image of one launch: every edge that worked. ``launch_s`` is when it began, on the edges' clock."""
     worked = [edge for edge in edges if edge.seen_ok]
     before, inside = _Order(worked), frozenset(vcds)
-    learned = [_learn_edge(edge, inside, launch_s, before.of(edge)) for edge in worked]
+    learned = [_learn_edge(edge, inside, launch_s, now_s, before.of(edge)) for edge in worked]
     return GoldenImage(
         stack=stack,
         fingerprint=fingerprint,
@@ -97,8 +98,11 @@ class _Order:
         return tuple(sorted(str(one.key) for one in needed if (one.first_established_s or first_s) < first_s))
 
 
-def _learn_edge(edge: LiveEdge, inside: Set[str], launch_s: float, after: tuple[str, ...]) -> GoldenEdge:
-    rhythm = _rhythm_s(edge)
+def _learn_edge(
+    edge: LiveEdge, inside: Set[str], launch_s: float, now_s: float, after: tuple[str, ...]
+) -> GoldenEdge:
+    idle_s = now_s - (edge.last_attempt_s or now_s)
+    rhythm = _rhythm_s(edge, idle_s)
     if edge.open > 0 and edge.longest_closed_s <= REOPENS_WITHIN_S:
         # Held, though perhaps by one connection after the other.
         kind, rhythm = Kind.HELD, edge.longest_closed_s
@@ -134,11 +138,15 @@ def _took_s(edge: LiveEdge, launch_s: float) -> float:
     return took_s
 
 
-def _rhythm_s(edge: LiveEdge) -> float | None:
-    if len(edge.gaps) < _RHYTHM_SEEN:
-        return None
-    longest = max(edge.gaps)
-    return longest if longest <= _RHYTHM_SPREAD * max(median(edge.gaps), 1.0) else None
+def _rhythm_s(edge: LiveEdge, idle_s: float) -> float | None:
+    """The longest quiet time that belongs to the edge's rhythm; None when it has none, or has lost it."""
+    longest = max(edge.gaps, default=0.0)
+    if edge.ticks:
+        return longest if idle_s <= 2 * longest else None
+    # Chance brings calls together and apart: what was the longest so far says little about the next.
+    chance = max(longest, _CHANCE_GAP * edge.mean_gap_s)
+    steady = edge.attempts >= _CHANCE_SEEN and longest <= _CHANCE_GAP * edge.mean_gap_s + _CHANCE_LATE_S
+    return chance if steady and idle_s <= chance else None
 
 
 def _merge_edges(edges: Sequence[GoldenEdge]) -> GoldenEdge:

@@ -222,6 +222,7 @@ class Stack:
             fingerprint=self.spec.fingerprint,
             vcds=sorted(self.vcds),
             launch_s=self.spec.launch_s,
+            now_s=max(vcd.last_heard_s for vcd in self.vcds.values()),
             smoke=smoke,
         )
         if not image.edges:

@@ -5,7 +5,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
-from dm.edge import Door, LiveEdge
+from dm.edge import Door, LiveEdge, Transport
 
 
 class EdgeState(StrEnum):
@@ -23,6 +23,10 @@ class EdgeState(StrEnum):
 WRONG = frozenset({EdgeState.FAILING, EdgeState.MISSING, EdgeState.RETARGETED})
 
 
+ANY_MACHINES = frozenset({(Transport.TCP, 22)})
+"""What listens there belongs to the machine, and tells nothing of what it is for."""
+
+
 class Judged(NamedTuple):
     """An edge's state and the sentence that says why. ``since_s`` is when the state began."""
 
@@ -35,14 +39,20 @@ class Judged(NamedTuple):
 class Source(NamedTuple):
     """What is known of a VCD: when it started, and since when its agent sees everything (None: it does not).
 
-    ``deaf`` is where it listened since it started and does no longer, with when that was told; ``over`` says that it
-    does not run.
+    ``deaf`` is where it listened since it started and does no longer, with when that was told; ``doors`` where it
+    listens now; ``over`` says that it does not run.
     """
 
     started_s: float
     seen_since_s: float | None
     deaf: Mapping[Door, float] = MappingProxyType({})
     over: str = ""
+    doors: frozenset[Door] = frozenset()
+
+    @property
+    def lives(self) -> bool:
+        """Whether it takes calls, and wherever it did."""
+        return not self.deaf and not self.doors <= ANY_MACHINES
 
 
 def failure_sentence(live: LiveEdge, now_s: float) -> str:

@@ -94,7 +94,7 @@ class VcdState:
     def source(self) -> Source:
         """What its own edges are judged by."""
         over = f"{self.name} is {self.power}" if self.power in OVER and not self.held else ""
-        return Source(self.started_s, self.seen_since_s, self._deaf, over)
+        return Source(self.started_s, self.seen_since_s, self._deaf, over, self._listens)
 
     def listen(self, listeners: frozenset[Door], *, now_s: float) -> tuple[bool, frozenset[Door]]:
         """Its agent said where it listens: whether that is other than before, and where it did not before."""

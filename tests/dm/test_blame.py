@@ -98,7 +98,7 @@ def unanswered(*edges: EdgeKey) -> list[Symptom]:
     """Edges that have waited for an answer since 5."""
     wrong = Judged(EdgeState.FAILING, "unanswered", 5.0, counted=True)
     return [
-        Symptom(edge, wrong, frozenset(), 5.0, pending=True, uncalled=False, attempted=True, deaf=False)
+        Symptom(edge, wrong, frozenset(), 5.0, 9.0, pending=True, uncalled=False, attempted=True, deaf=False)
         for edge in edges
     ]
 
@@ -142,7 +142,15 @@ def test_who_is_not_called_does_not_follow_from_itself() -> None:
     """The front end calls nobody, since its only caller's calls are lost on the way: that speaks for either alike."""
     gone = Judged(EdgeState.MISSING, "gone", 5.0, counted=True)
     idle = Symptom(
-        called("b", "c"), gone, frozenset(), 5.0, pending=False, uncalled=True, attempted=False, deaf=False
+        called("b", "c"),
+        gone,
+        frozenset(),
+        5.0,
+        9.0,
+        pending=False,
+        uncalled=True,
+        attempted=False,
+        deaf=False,
     )
     finding = blame([*unanswered(called("a", "b")), idle], facts([contact("a", "b", fails=True)]))
     assert not finding.confident

@@ -68,17 +68,13 @@ def wrong_port(world: World, victim: str, choose: random.Random) -> Injected | N
 
 
 def wrong_machine(world: World, victim: str, choose: random.Random) -> Injected | None:
-    """The victim calls another machine of the stack."""
-    others = sorted(set(world.vcds) - {victim})
-    return _point(
-        world,
-        victim,
-        choose,
-        lambda need: (
-            world.addresses[choose.choice([name for name in others if name != need.target])],
-            need.port,
-        ),
-    )
+    """The victim calls another machine of the stack, which it does not call there anyway: that would show nowhere."""
+
+    def elsewhere(need: Need) -> tuple[IPv4Address, int]:
+        called = {one.target for one in world.needs if one.source == victim and one.port == need.port}
+        return world.addresses[choose.choice(sorted(set(world.vcds) - called - {victim}))], need.port
+
+    return _point(world, victim, choose, elsewhere)
 
 
 def isolation(world: World, victim: str, _: random.Random) -> Injected | None:
