@@ -288,7 +288,8 @@ class Deviation:
         """What the source calls instead, as a sentence; empty when nothing suggests it.
 
         While the golden edge is not overdue, only attempts that never succeeded count, and a second external
-        destination on a common port is nobody's replacement; nor is what another program tries, as from a shell.
+        destination on a common port is nobody's replacement; nor is what another program tries, as from a shell, or one
+        target more where several are called at the same port.
         """
         known = self._graph.get(key)
         last_s = (known.last_attempt_s if known else None) or 0.0
@@ -303,9 +304,14 @@ class Deviation:
                 and live.failing(now_s, patience_s=self.policy.patience_s)
                 and self._is_program(key.source, live)
             )
-            if (overdue and other.target != key.target) or (fails and key.target in self._vcds):
+            instead = overdue and other.target != key.target and (fails or self._is_alone(key))
+            if instead or (fails and key.target in self._vcds):
                 return f"{key.source} calls {other.called} instead of {key.called}"
         return ""
+
+    def _is_alone(self, key: EdgeKey) -> bool:
+        """Whether its source is expected to call nobody else in the same way."""
+        return all(one.target == key.target for one in self._kin.alike(key))
 
     def _is_program(self, source: str, stranger: LiveEdge) -> bool:
         """Whether who makes a call that nobody expects makes expected ones as well, as far as commands are known."""

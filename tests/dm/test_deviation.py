@@ -16,8 +16,8 @@ ADDRESSES = {"b": "198.18.0.2", "c": "198.18.0.3"}
 LATE_S = 90.0
 
 
-def stack(kind: Kind, *, refresh_ms: int = 0) -> tuple[Deviation, LiveGraph]:
-    """An image in which a calls b and c, and the live graph."""
+def stack(kind: Kind, *, refresh_ms: int = 0, targets: str = "bc") -> tuple[Deviation, LiveGraph]:
+    """An image in which a calls b and c, or one of them, and the live graph."""
     live = graph()
     for name, address in ADDRESSES.items():
         live.own(name, [IPv4Address(address)], now_s=0.0)
@@ -32,7 +32,7 @@ def stack(kind: Kind, *, refresh_ms: int = 0) -> tuple[Deviation, LiveGraph]:
             established_ms=(500,),
             refresh_ms=(refresh_ms,),
         )
-        for target in ADDRESSES
+        for target in targets
     )
     image = GoldenImage(stack="s", fingerprint="f", runs=1, smoke=True, vcds=("a", "b", "c"), edges=edges)
     return Deviation(image, live, Policy()), live
@@ -95,3 +95,14 @@ def test_who_failed_last_is_waited_for() -> None:
     live.put(key("a", ADDRESSES["b"]), refused, now_s=10.0)
     assert state_of(deviation, "b", now_s=10.0 + BACKS_OFF_S - 1, listening="b") is EdgeState.OK
     assert state_of(deviation, "b", now_s=10.0 + BACKS_OFF_S + 1, listening="b") is EdgeState.MISSING
+
+
+@pytest.mark.parametrize(("expected", "state"), [("bc", EdgeState.OK), ("b", EdgeState.RETARGETED)])
+def test_one_target_more_at_a_port_that_all_use_replaces_nobody(expected: str, state: EdgeState) -> None:
+    """Where several are called at one port, a call that no launch had is not made instead of another."""
+    deviation, live = stack(Kind.HELD, targets=expected)
+    live.put(key("a", ADDRESSES["b"]), flow(), now_s=20.0)
+    stranger = EdgeKey("a", "198.18.0.9", Transport.TCP, 80)
+    live.put(key("a", "198.18.0.9"), flow(open_=1, at_s=80.0), now_s=80.0)
+    deviation.touch(stranger, {name: Source(0.0, 0.0) for name in "abc"}, 80.0)
+    assert state_of(deviation, "b", now_s=LATE_S, listening="a") is state

@@ -68,11 +68,16 @@ def wrong_port(world: World, victim: str, choose: random.Random) -> Injected | N
 
 
 def wrong_machine(world: World, victim: str, choose: random.Random) -> Injected | None:
-    """The victim calls another machine of the stack, which it does not call there anyway: that would show nowhere."""
+    """The victim calls another machine of the stack.
 
-    def elsewhere(need: Need) -> tuple[IPv4Address, int]:
+    One that takes the call counts only where the victim calls nobody else at that port: else it is merely a call more.
+    """
+
+    def elsewhere(need: Need) -> tuple[IPv4Address, int] | None:
         called = {one.target for one in world.needs if one.source == victim and one.port == need.port}
-        return world.addresses[choose.choice(sorted(set(world.vcds) - called - {victim}))], need.port
+        listening = {one.target for one in world.needs if one.port == need.port}
+        others = set(world.vcds) - {victim} - called - (listening if len(called) > 1 else set())
+        return (world.addresses[choose.choice(sorted(others))], need.port) if others else None
 
     return _point(world, victim, choose, elsewhere)
 
@@ -198,13 +203,16 @@ def _two(world: World, victim: str, choose: random.Random, pick: Callable[[], In
 
 
 def _point(
-    world: World, victim: str, choose: random.Random, where: Callable[[Need], tuple[IPv4Address, int]]
+    world: World, victim: str, choose: random.Random, where: Callable[[Need], tuple[IPv4Address, int] | None]
 ) -> Injected | None:
     needs = [need for need in _tcp_needs(world, victim) if need.target in world.addresses]
     if not needs:
         return None
     need = choose.choice(needs)
-    world.pointed[need.key] = where(need)
+    place = where(need)
+    if place is None:
+        return None
+    world.pointed[need.key] = place
     return Injected(frozenset({victim}))
 
 
