@@ -79,10 +79,17 @@ def _symptom(view: View, key: EdgeKey, judged: Judged, calls: "_Calls") -> Sympt
         since_s=max(since_s, view.launch_s),
         until_s=_until_s(live),
         pending=live is not None and live.oldest_pending_s is not None and live.failures_since_ok == 0,
-        uncalled=may_be_idle and not calls.reach(key.source),
+        uncalled=may_be_idle and not calls.ask_for(key),
         attempted=attempted,
         deaf=target is not None and target.seen_since_s is not None and key.door in target.source.deaf,
+        untried=may_be_idle
+        and not _has_worked(live)
+        and any(map(_has_worked, view.graph.outbound(key.source))),
     )
+
+
+def _has_worked(live: LiveEdge | None) -> bool:
+    return live is not None and live.seen_ok
 
 
 def _until_s(live: LiveEdge | None) -> float:
@@ -96,13 +103,24 @@ class _Calls:
     """Whether anybody calls on a node that should be called on, as far as can be seen."""
 
     def __init__(self, view: View) -> None:
-        self._graph = view.graph
         self._deviation = view.deviation
         self._graph = view.graph
         self._vcds = view.vcds
         wrong = view.deviation.wrong().items()
         self._idle = {key.source for key, one in wrong if one.state is EdgeState.MISSING}
         self._known: dict[str, bool] = {}
+
+    def ask_for(self, key: EdgeKey) -> bool:
+        """Whether an edge should be there, by what calls on its source.
+
+        What is called by chance is called when somebody asks. Through connections that are held nobody sees them ask.
+        """
+        live = self._graph.get(key)
+        by_chance = self._deviation.golden[key].kind is Kind.PERIODIC and live is not None and not live.ticks
+        callers = self._deviation.inbound(key.source)
+        if by_chance and callers and not any(self._calls_anew(one) for one in callers):
+            return False
+        return self.reach(key.source)
 
     def reach(self, name: str) -> bool:
         """Nobody has to call on a node without callers."""
@@ -116,20 +134,23 @@ class _Calls:
         return not callers or any(self._calls(key, seen) for key in callers)
 
     def _calls(self, key: EdgeKey, passed: set[str]) -> bool:
-        """One merely held open says nothing: then its caller is called on itself, and not idle. Nor does one unseen."""
-        is_seen = self._vcds[key.source].seen_since_s is not None
-        if (
-            not is_seen
-            or self._deviation.judged()[key].state is not EdgeState.OK
-            or not self._has_called(key)
-        ):
-            return False
-        if self._deviation.golden[key].kind is not Kind.HELD:
+        """One merely held open says nothing: then its caller is called on itself, and not idle."""
+        if self._calls_anew(key):
             return True
         live = self._graph.get(key)
-        if live is None or not live.open:
+        if live is None or not live.open or not self._is_ok(key):
             return False
         return key.source not in self._idle and key.source not in passed and self._reach(key.source, passed)
+
+    def _calls_anew(self, key: EdgeKey) -> bool:
+        """Whether it is seen to call again and again."""
+        kind = self._deviation.golden[key].kind
+        return kind is not Kind.HELD and self._is_ok(key) and self._has_called(key)
+
+    def _is_ok(self, key: EdgeKey) -> bool:
+        """Of one that is not seen nobody knows."""
+        is_seen = self._vcds[key.source].seen_since_s is not None
+        return is_seen and self._deviation.judged()[key].state is EdgeState.OK
 
     def _has_called(self, key: EdgeKey) -> bool:
         """Whether it called since its target last started; an edge that is not due again says nothing yet."""

@@ -154,6 +154,8 @@ def _doubt_of(view: View, found: Sequence[Symptom], known: Facts, now_s: float) 
 def _doubt_of_one(view: View, symptom: Symptom, known: Facts, now_s: float) -> str:
     if symptom.uncalled:
         return f"{symptom.key.source} is not called on itself"
+    if symptom.untried:
+        return f"{symptom.key} was never tried, and {symptom.key.source} calls others: perhaps nothing asks for it"
     if symptom.judged.state is not EdgeState.FAILING:
         return view.vcds[symptom.key.source].loss_doubt(now_s)
     return _doubt_of_failing(view, symptom, known, now_s)

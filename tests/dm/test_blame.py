@@ -28,6 +28,7 @@ SYMPTOMS = st.lists(
         uncalled=st.booleans(),
         attempted=st.booleans(),
         deaf=st.booleans(),
+        untried=st.booleans(),
     ),
     unique_by=lambda symptom: symptom.key,
     max_size=12,
@@ -98,7 +99,18 @@ def unanswered(*edges: EdgeKey) -> list[Symptom]:
     """Edges that have waited for an answer since 5."""
     wrong = Judged(EdgeState.FAILING, "unanswered", 5.0, counted=True)
     return [
-        Symptom(edge, wrong, frozenset(), 5.0, 9.0, pending=True, uncalled=False, attempted=True, deaf=False)
+        Symptom(
+            edge,
+            wrong,
+            frozenset(),
+            5.0,
+            9.0,
+            pending=True,
+            uncalled=False,
+            attempted=True,
+            deaf=False,
+            untried=False,
+        )
         for edge in edges
     ]
 
@@ -151,6 +163,7 @@ def test_who_is_not_called_does_not_follow_from_itself() -> None:
         uncalled=True,
         attempted=False,
         deaf=False,
+        untried=False,
     )
     finding = blame([*unanswered(called("a", "b")), idle], facts([contact("a", "b", fails=True)]))
     assert not finding.confident
