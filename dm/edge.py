@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 Address = IPv4Address | IPv6Address
 
 _GAPS_KEPT = 32
-_CLOCK_SEEN, _CLOCK_SPREAD = 4, 1.5
+_CLOCK_SEEN, _CLOCK_SPREAD = 5, 1.5
 """Gaps from which a timer is known, and how much longer than usual its longest may be."""
 _REPORTED_S = 1.0
 """Calls that are closer together are not told apart: an agent tells the latest of those in an interval."""
