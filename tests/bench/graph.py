@@ -127,12 +127,11 @@ class Crowd:
         missing = set(golden.edges(keys=True)) - set(live.edges(keys=True))
         assert len(missing) <= len(self.names)
 
-    def crash(self, name: str) -> int:
-        """All that call a VCD are refused from now on; returns how many."""
-        callers = [caller for caller in self.names if name in self.targets[caller]]
-        for caller in callers:
-            self.report(caller, [self.edge(name, refused=3)])
-        return len(callers)
+    def crash(self, name: str, *, refused: int) -> None:
+        """All that call a VCD have been refused so often by now."""
+        for caller in self.names:
+            if name in self.targets[caller]:
+                self.report(caller, [self.edge(name, refused=refused)])
 
     def _targets(self, number: int, count: int) -> list[str]:
         """Mostly others nearby, as services of one team; never itself."""
@@ -167,10 +166,11 @@ def interleaved_s(small: Crowd, large: Crowd) -> tuple[float, float]:
 
 def blame_s(crowd: Crowd, victims: list[str]) -> tuple[int, float]:
     """Refused connections to these: how many edges deviate, and the median duration of the looks that blame."""
-    for victim in victims:
-        crowd.crash(victim)
-    crowd.look()
-    crowd.wait(crowd.stack.spec.policy.confirm_s)
+    for times in (3, 6):
+        for victim in victims:
+            crowd.crash(victim, refused=times)
+        crowd.look()
+        crowd.wait(crowd.stack.spec.policy.confirm_s)
     judgement = crowd.stack.judge(now_s=crowd.now_s)
     assert judgement.verdict is Verdict.FAILED, judgement.reasons[:3]
     assert {suspect.name for suspect in judgement.finding.culprits} == set(victims)
