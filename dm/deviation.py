@@ -253,6 +253,7 @@ class Deviation:
         if live is not None:
             active_s = max(active_s, live.active_s() or 0.0)
         gone_s = active_s + golden.rhythm_s(self.policy.quiet_s) if seen_ok or active_s > due_s else due_s
+        gone_s = max(gone_s, source.begun_s + golden.deadline_s(self.policy.slack_s))
         if live is not None and live.last_failed:
             gone_s = max(gone_s, active_s + BACKS_OFF_S)
         if now_s < gone_s:

@@ -105,11 +105,21 @@ class Stack:
         self.heard(vcd, now_s=now_s)
         if addresses:
             self.graph.own(vcd.name, addresses, now_s=now_s)
-            changed, opened = vcd.listen(listeners, now_s=now_s)
-            self.graph.forgive(vcd.name, opened)
-            if changed:
+            doors = vcd.listen(listeners, now_s=now_s)
+            self.graph.forgive(vcd.name, doors.opened)
+            self._note_program(vcd, doors.reopened, now_s=now_s)
+            if doors.changed:
                 self._changed(vcd)
         self._judge_touched(now_s)
+
+    def _note_program(self, vcd: VcdState, reopened: frozenset[Door], *, now_s: float) -> None:
+        """A program that others need listens again: it has been started anew, and may be quiet as after a launch.
+
+        One that keeps restarting is forgiven a few times only, like a machine.
+        """
+        needed = {key.door for key in self.deviation.inbound(vcd.name)} if self.deviation else set()
+        if (doors := reopened & needed) and vcd.is_program_forgiven(doors, now_s=now_s):
+            vcd.begun_s = now_s
 
     def edges(
         self, vcd: VcdState, flows: Iterable[tuple[FlowKey, Flow]], *, complete: bool, now_s: float

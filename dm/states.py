@@ -1,5 +1,6 @@
 """The states of an edge against the golden image, and the sentences that say why. Pure values."""
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
@@ -40,7 +41,7 @@ class Source(NamedTuple):
     """What is known of a VCD: when it started, and since when its agent sees everything (None: it does not).
 
     ``deaf`` is where it listened since it started and does no longer, with when that was told; ``doors`` where it
-    listens now; ``over`` says that it does not run.
+    listens now; ``over`` says that it does not run; ``begun_s`` is when a program of it was last started anew.
     """
 
     started_s: float
@@ -48,6 +49,7 @@ class Source(NamedTuple):
     deaf: Mapping[Door, float] = MappingProxyType({})
     over: str = ""
     doors: frozenset[Door] = frozenset()
+    begun_s: float = -math.inf
 
     @property
     def lives(self) -> bool:

@@ -1,8 +1,10 @@
 """What is known of one VCD beside its edges. Pure: times are passed in."""
 
+import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from typing import NamedTuple
 
 from dm.edge import Door, FlowKey
 from dm.states import Source
@@ -40,6 +42,14 @@ OVER = DOWN - {Power.PAUSED}
 """It will not go on by itself; paused ones do, as when a snapshot was taken."""
 
 
+class Doors(NamedTuple):
+    """What a look at where a VCD listens found: whether that changed, where it is new, and where it is so again."""
+
+    changed: bool
+    opened: frozenset[Door]
+    reopened: frozenset[Door]
+
+
 class VcdState:
     """What is known of one VCD beside its edges."""
 
@@ -47,6 +57,8 @@ class VcdState:
         self.name = name
         self.generation = generation
         self.started_s = started_s
+        # When a program that others need was last seen to listen again.
+        self.begun_s = -math.inf
         self.session = ""
         self.connected = False
         self.last_heard_s = 0.0
@@ -71,6 +83,7 @@ class VcdState:
         self._listened: frozenset[Door] = frozenset()
         self._listens: frozenset[Door] = frozenset()
         self._deaf: dict[Door, float] = {}
+        self._reopened: dict[Door, deque[float]] = {}
 
     def begin(self, session: str) -> None:
         """An agent says hello; what it counts begins anew with another session."""
@@ -94,15 +107,25 @@ class VcdState:
     def source(self) -> Source:
         """What its own edges are judged by."""
         over = f"{self.name} is {self.power}" if self.power in OVER and not self.held else ""
-        return Source(self.started_s, self.seen_since_s, self._deaf, over, self._listens)
+        return Source(self.started_s, self.seen_since_s, self._deaf, over, self._listens, self.begun_s)
 
-    def listen(self, listeners: frozenset[Door], *, now_s: float) -> tuple[bool, frozenset[Door]]:
-        """Its agent said where it listens: whether that is other than before, and where it did not before."""
-        changed, opened = listeners != self._listens, listeners - self._listens
+    def listen(self, listeners: frozenset[Door], *, now_s: float) -> Doors:
+        """Its agent said where it listens."""
+        opened = listeners - self._listens
+        doors = Doors(listeners != self._listens, opened, opened & self._deaf.keys())
         self._deaf = {door: self._deaf.get(door, now_s) for door in self._listened - listeners}
         self._listens = listeners
         self._listened = listeners | (self._listened if len(self._listened) < DOORS_KEPT else frozenset())
-        return changed, opened
+        return doors
+
+    def is_program_forgiven(self, doors: Iterable[Door], *, now_s: float) -> bool:
+        """Note that a program listens there again; whether that happened seldom enough of late to be a restart."""
+        often = False
+        for door in doors:
+            times = self._reopened.setdefault(door, deque(maxlen=RESTARTS_FORGIVEN + 1))
+            times.append(now_s)
+            often = often or (len(times) > RESTARTS_FORGIVEN and now_s - times[0] < RESTART_WINDOW_S)
+        return not often
 
     def deaf_for_s(self, door: Door) -> float:
         """Seconds from when its agent missed a listener there to when it last said anything but that it is back."""

@@ -157,6 +157,9 @@ def _doubt_of_one(view: View, symptom: Symptom, known: Facts, now_s: float) -> s
     if symptom.untried:
         return f"{symptom.key} was never tried, and {symptom.key.source} calls others: perhaps nothing asks for it"
     if symptom.judged.state is not EdgeState.FAILING:
+        missing_s = now_s - symptom.judged.since_s
+        if symptom.judged.state is EdgeState.MISSING and missing_s < LASTING_SHARE * view.policy.confirm_s:
+            return f"{symptom.key} has been missing for {missing_s:.1f} s only"
         return view.vcds[symptom.key.source].loss_doubt(now_s)
     return _doubt_of_failing(view, symptom, known, now_s)
 
@@ -165,6 +168,9 @@ def _doubt_of_failing(view: View, symptom: Symptom, known: Facts, now_s: float) 
     key, live = symptom.key, view.graph.get(symptom.key)
     if key not in known.reached and (others := known.contacts.reached_by(key, since_s=symptom.until_s)):
         return f"{key}: not tried again since {', '.join(others)} got through"
+    target = view.vcds.get(key.target)
+    if target is not None and target.begun_s > symptom.until_s:
+        return f"{key}: not tried again since {key.target} listens again"
     lasting_s = LASTING_SHARE * view.policy.confirm_s
     if symptom.deaf and view.vcds[key.target].deaf_for_s(key.door) >= lasting_s:
         return ""

@@ -304,6 +304,35 @@ def test_an_engineer_with_a_shell_is_no_fault() -> None:
     assert Verdict.FAILED not in world.verdicts(since_s=since_s)
 
 
+def test_a_program_that_was_started_anew_has_the_time_of_a_launch() -> None:
+    """A program that is back at its port may take as long as after a launch until it calls on all that it needs."""
+    world = healthy()
+    since_s = world.now_s
+    world.broken.add("api")
+    world.drop_connections("api")
+    world.run(2.0)
+    world.broken.discard("api")
+    world.hung.add("api")
+    world.run(4.0)
+    world.hung.discard("api")
+    world.run(20.0)
+    assert Verdict.FAILED not in world.verdicts(since_s=since_s)
+    assert world.history[-1][1].verdict is Verdict.OK
+
+
+def test_a_program_that_is_started_anew_again_and_again_is_found() -> None:
+    """Listening again is forgiven a few times only."""
+    world = healthy()
+    for _ in range(8):
+        world.broken.add("api")
+        world.drop_connections("api")
+        world.run(3.0)
+        world.broken.discard("api")
+        world.run(1.0)
+    failed = [judgement for _, judgement in world.history if judgement.verdict is Verdict.FAILED]
+    assert {suspect.name for one in failed for suspect in one.finding.culprits} == {"api"}
+
+
 def test_what_an_engineer_tries_in_vain_replaces_no_call_of_the_program() -> None:
     """A worker that is idle is not pointed elsewhere because somebody tries a wrong port from its shell."""
     needs = [
