@@ -305,14 +305,22 @@ class Deviation:
                 and live.failing(now_s, patience_s=self.policy.patience_s)
                 and self._is_program(key.source, live)
             )
-            instead = overdue and other.target != key.target and (fails or self._is_alone(key))
-            if instead or (fails and key.target in self._vcds):
+            if not self._is_misplaced(key, other, live):
+                continue
+            if (overdue and other.target != key.target) or (fails and key.target in self._vcds):
                 return f"{key.source} calls {other.called} instead of {key.called}"
         return ""
 
-    def _is_alone(self, key: EdgeKey) -> bool:
-        """Whether its source is expected to call nobody else in the same way."""
-        return all(one.target == key.target for one in self._kin.alike(key))
+    def _is_misplaced(self, key: EdgeKey, other: EdgeKey, live: LiveEdge | None) -> bool:
+        """Whether a call outside the image may be made by mistake for one in it, and not beside it.
+
+        Where several machines are called at one port, another one of the stack is merely called as well, unless it has
+        nothing there.
+        """
+        alone = all(one.target == key.target for one in self._kin.alike(key))
+        refused = live is not None and Failure.REFUSED in live.kinds
+        lost = other.target not in self._vcds and (live is None or not live.seen_ok)
+        return alone or refused or lost or other.target == key.target
 
     def _is_program(self, source: str, stranger: LiveEdge) -> bool:
         """Whether who makes a call that nobody expects makes expected ones as well, as far as commands are known."""

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from dm.deviation import BACKS_OFF_S, Deviation
-from dm.edge import EdgeKey, Transport
+from dm.edge import EdgeKey, Failure, Transport
 from dm.golden import GoldenEdge, GoldenImage, Kind
 from dm.graph import LiveGraph
 from dm.policy import Policy
@@ -34,7 +34,9 @@ def stack(kind: Kind, *, refresh_ms: int = 0, targets: str = "bc") -> tuple[Devi
         )
         for target in targets
     )
-    image = GoldenImage(stack="s", fingerprint="f", runs=1, smoke=True, vcds=("a", "b", "c"), edges=edges)
+    image = GoldenImage(
+        stack="s", fingerprint="f", runs=1, smoke=True, vcds=("a", "b", "c", "d"), edges=edges
+    )
     return Deviation(image, live, Policy()), live
 
 
@@ -105,4 +107,19 @@ def test_one_target_more_at_a_port_that_all_use_replaces_nobody(expected: str, s
     stranger = EdgeKey("a", "198.18.0.9", Transport.TCP, 80)
     live.put(key("a", "198.18.0.9"), flow(open_=1, at_s=80.0), now_s=80.0)
     deviation.touch(stranger, {name: Source(0.0, 0.0) for name in "abc"}, 80.0)
+    assert state_of(deviation, "b", now_s=LATE_S, listening="a") is state
+
+
+@pytest.mark.parametrize(("target", "state"), [("d", EdgeState.OK), ("198.18.0.9", EdgeState.RETARGETED)])
+def test_a_dead_machine_that_is_called_as_well_accuses_nobody(target: str, state: EdgeState) -> None:
+    """A call of another machine of the stack fails because that is dead; one of an address of nobody is a mistake."""
+    deviation, live = stack(Kind.HELD)
+    live.own("d", [IPv4Address("198.18.0.4")], now_s=0.0)
+    live.put(key("a", ADDRESSES["b"]), flow(), now_s=20.0)
+    lost = flow(attempts=3, established=0, at_s=80.0)
+    lost = lost._replace(failures={Failure.TIMED_OUT: 3}, last_failure_s=80.0)
+    live.put(key("a", "198.18.0.4" if target == "d" else target), lost, now_s=80.0)
+    deviation.touch(
+        EdgeKey("a", target, Transport.TCP, 80), {name: Source(0.0, 0.0) for name in "abcd"}, 80.0
+    )
     assert state_of(deviation, "b", now_s=LATE_S, listening="a") is state
