@@ -115,11 +115,11 @@ class _Calls:
 
         What is called by chance is called when somebody asks. Through connections that are held nobody sees them ask.
         """
-        live = self._graph.get(key)
-        by_chance = self._deviation.golden[key].kind is Kind.PERIODIC and live is not None and not live.ticks
+        live, golden = self._graph.get(key), self._deviation.golden[key]
         callers = self._deviation.inbound(key.source)
-        if by_chance and callers and not any(self._calls_anew(one) for one in callers):
-            return False
+        if golden.kind is Kind.PERIODIC and live is not None and not live.ticks and callers:
+            due_s = (live.active_s() or 0.0) + golden.longest_s
+            return any(self._calls_anew(one, since_s=due_s) for one in callers)
         return self.reach(key.source)
 
     def reach(self, name: str) -> bool:
@@ -142,10 +142,12 @@ class _Calls:
             return False
         return key.source not in self._idle and key.source not in passed and self._reach(key.source, passed)
 
-    def _calls_anew(self, key: EdgeKey) -> bool:
-        """Whether it is seen to call again and again."""
-        kind = self._deviation.golden[key].kind
-        return kind is not Kind.HELD and self._is_ok(key) and self._has_called(key)
+    def _calls_anew(self, key: EdgeKey, *, since_s: float = 0.0) -> bool:
+        """Whether it is seen to call again and again, and has called since."""
+        kind, live = self._deviation.golden[key].kind, self._graph.get(key)
+        if live is None or kind is Kind.HELD or (live.last_attempt_s or 0.0) < since_s:
+            return False
+        return self._is_ok(key) and self._has_called(key)
 
     def _is_ok(self, key: EdgeKey) -> bool:
         """Of one that is not seen nobody knows."""

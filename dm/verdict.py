@@ -8,12 +8,15 @@ from typing import NamedTuple
 from dm.blame import Facts, Finding, Symptom, blame
 from dm.edge import EdgeKey
 from dm.evidence import View, facts, symptoms
+from dm.golden import Kind
 from dm.states import EdgeState
 from dm.vcd import DOWN
 
 FAILURES_PROVE = 2
 LASTING_SHARE = 2 / 3
 """How much of the confirmation window a failure has to span: who is back is not always tried, or looked at, again."""
+RECONNECTS_S = 10.0
+"""So long a connection that was lost has to be missed, unless something else is wrong as well."""
 REASONS_SHOWN = 5
 OVER_SHARE = 1 / 3
 """How much of the confirmation window the deviation itself has to last: who is accused may have been so for longer."""
@@ -156,12 +159,23 @@ def _doubt_of_one(view: View, symptom: Symptom, known: Facts, now_s: float) -> s
         return f"{symptom.key.source} is not called on itself"
     if symptom.untried:
         return f"{symptom.key} was never tried, and {symptom.key.source} calls others: perhaps nothing asks for it"
+    if symptom.judged.state is EdgeState.MISSING and (doubt := _doubt_of_missing(view, symptom, now_s)):
+        return doubt
     if symptom.judged.state is not EdgeState.FAILING:
         missing_s = now_s - symptom.judged.since_s
         if symptom.judged.state is EdgeState.MISSING and missing_s < LASTING_SHARE * view.policy.confirm_s:
             return f"{symptom.key} has been missing for {missing_s:.1f} s only"
         return view.vcds[symptom.key.source].loss_doubt(now_s)
     return _doubt_of_failing(view, symptom, known, now_s)
+
+
+def _doubt_of_missing(view: View, symptom: Symptom, now_s: float) -> str:
+    """A client that has lost its connection may wait before it tries again, and so does one that is started anew."""
+    key, live = symptom.key, view.graph.get(symptom.key)
+    held = view.deviation.golden[key].kind is Kind.HELD and not view.vcds[key.source].why_down(now_s)
+    if held and live is not None and live.seen_ok and now_s - (live.active_s() or 0.0) < RECONNECTS_S:
+        return f"{key}: {key.source} may be about to connect again"
+    return ""
 
 
 def _doubt_of_failing(view: View, symptom: Symptom, known: Facts, now_s: float) -> str:

@@ -101,3 +101,24 @@ def test_who_calls_nobody_at_all_is_blamed() -> None:
     judgement = judged(stack, from_s=1.0, until_s=30.0)
     assert judgement.verdict is Verdict.FAILED
     assert [suspect.name for suspect in judgement.finding.culprits] == ["b"]
+
+
+@pytest.mark.parametrize(("gone_s", "verdict"), [(8.0, Verdict.INCONCLUSIVE), (14.0, Verdict.FAILED)])
+def test_a_lost_connection_may_come_back(gone_s: float, verdict: Verdict) -> None:
+    """A client that nobody calls on waits a few seconds before it connects again, and is not taken back for that."""
+    stack = guarded(expected(A_B, Kind.HELD))
+    tell(stack, A_B, flow(open_=1), now_s=1.0)
+    tell(stack, A_B, flow(), now_s=30.0)
+    judgement = judged(stack, from_s=30.0, until_s=30.0 + gone_s)
+    assert judgement.verdict is verdict
+
+
+def test_what_is_asked_for_no_more_is_no_proof() -> None:
+    """b calls c by chance when a calls b; once a has ceased to, b's silence follows from that."""
+    rhythm = expected(B_C, Kind.PERIODIC, refresh_s=4.0)
+    stack = guarded(expected(A_B, Kind.ON_DEMAND), rhythm)
+    for second, count in ((1.0, 1), (2.0, 9), (9.0, 12), (10.0, 20)):
+        tell(stack, B_C, flow(attempts=count, established=count, at_s=second), now_s=second)
+        tell(stack, A_B, flow(attempts=count, established=count, at_s=second), now_s=second)
+    judgement = judged(stack, from_s=11.0, until_s=60.0)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
