@@ -15,13 +15,12 @@ from dm.edge import EdgeKey, Failure, LiveEdge
 from dm.expected import expect
 from dm.golden import GoldenEdge, GoldenImage, Kind
 from dm.graph import LiveGraph
-from dm.kin import Kin
+from dm.instead import KEPT_S, Instead
 from dm.pace import Pace
 from dm.policy import Policy
 from dm.rules import Action
 from dm.states import WRONG, EdgeState, Judged, Source, failure_sentence
 
-UNEXPECTED_KEPT_S = 30.0
 REFUSED_KEPT_S = 6.0
 """An agent says within that time where its machine listens."""
 BACKS_OFF_S = 60.0
@@ -48,14 +47,10 @@ class Deviation:
         self.policy = policy
         self.pace = Pace()
         self._launch_s = launch_s
-        self._replicas = replicas
         self._paced: set[EdgeKey] = set()
         self._graph = graph
         self.expected = expect(image)
         self._golden = self.expected.edges
-        self._kin = Kin()
-        for key in self._golden:
-            self._kin.add(key)
         self._inbound: dict[str, list[EdgeKey]] = {}
         self._outbound: dict[str, list[EdgeKey]] = {}
         for key in self._golden:
@@ -70,8 +65,10 @@ class Deviation:
         self._keys = {state: OrderedDict[EdgeKey, None]() for state in EdgeState}
         self._awaited: OrderedDict[EdgeKey, None] = OrderedDict()
         self._early: OrderedDict[EdgeKey, None] = OrderedDict()
-        self._strangers = Kin()
         self._vcds = frozenset(image.vcds)
+        self._instead = Instead(
+            self._golden, graph, vcds=self._vcds, replicas=replicas, patience_s=policy.patience_s
+        )
         self._by_text: dict[str, EdgeKey] = {}
         for key in self._golden:
             self._total.update(self._touches(key))
@@ -161,27 +158,25 @@ class Deviation:
             if state in WRONG and self.image.action(key) is Action.TOLERATE:
                 state, reason = EdgeState.TOLERATED, f"{state}, which a rule tolerates: {reason}"
             self._set(key, state, reason, next_s, now_s)
-            if state is EdgeState.OK and key.target in self._replicas:
-                for other in self._missed_replicas(key):
+            if state is EdgeState.OK:
+                missing = self._keys[EdgeState.MISSING]
+                for other in [one for one in self._instead.alike(key) if one in missing]:
                     self.touch(other, sources, now_s)
         elif live is not None:
             self._touch_unexpected(live, sources, now_s)
 
     def _touch_unexpected(self, live: LiveEdge, sources: Mapping[str, Source], now_s: float) -> None:
         """An edge outside the image may stand for those near it that are in it."""
-        quiet_s = (live.last_attempt_s or now_s) + UNEXPECTED_KEPT_S
+        quiet_s = (live.last_attempt_s or now_s) + KEPT_S
         counts = bool(live.flows) and (live.open > 0 or live.pending > 0 or quiet_s > now_s)
-        if counts:
-            self._strangers.add(live.key)
-        else:
-            self._strangers.discard(live.key)
-        for other in self._kin.near(live.key):
+        self._instead.note(live.key, counts=counts)
+        for other in self._instead.near(live.key):
             self.touch(other, sources, now_s)
         action = self.image.action(live.key)
         if counts and action is Action.TOLERATE:
             reason = "not in the golden image, which a rule tolerates"
             self._set(live.key, EdgeState.TOLERATED, reason, quiet_s, now_s)
-        elif counts and action is not Action.IGNORE and not self._serves(live.key):
+        elif counts and action is not Action.IGNORE and not self._instead.alike(live.key):
             self._set(live.key, EdgeState.UNEXPECTED, "not in the golden image", quiet_s, now_s)
         else:
             self._clear(live.key)
@@ -205,7 +200,7 @@ class Deviation:
             state, reason = known
             # A caller that never tried there, but elsewhere and in vain, is wrong by itself.
             if not sources[golden.source].over and (
-                other := self._replacement(golden.key, now_s, overdue=False)
+                other := self._instead.replacement(golden.key, now_s, overdue=False)
             ):
                 state, reason = EdgeState.RETARGETED, other
             return (state, reason, None) if now_s >= due_s else (EdgeState.WAITING, reason, due_s)
@@ -245,7 +240,7 @@ class Deviation:
             return settled, f"due {_in(due_s - now_s)}", due_s
         if source.seen_since_s is None:
             return settled, f"the agent of {golden.source} is silent", None
-        if other := self._replacement(golden.key, now_s, overdue=False):
+        if other := self._instead.replacement(golden.key, now_s, overdue=False):
             return EdgeState.RETARGETED, other, None
         if not self.has_to_be(golden.key):
             return settled, "worked when last called on" if seen_ok else "nothing has called on it yet", None
@@ -262,10 +257,10 @@ class Deviation:
                 "refreshed in its rhythm" if seen_ok else "its agent has only just begun to look",
                 gone_s,
             )
-        if other := self._replacement(golden.key, now_s, overdue=True):
+        if other := self._instead.replacement(golden.key, now_s, overdue=True):
             return EdgeState.RETARGETED, other, None
-        if other := self._stand_in(golden.key, now_s):
-            return EdgeState.OK, f"{other} answers in its stead", now_s + UNEXPECTED_KEPT_S
+        if other := self._instead.stand_in(golden.key, now_s):
+            return EdgeState.OK, other, now_s + KEPT_S
         if not seen_ok:
             return EdgeState.MISSING, f"overdue by {now_s - due_s:.1f} s and never attempted", None
         if live is not None and (why := self._does_without(golden, live, source, active_s)):
@@ -283,77 +278,6 @@ class Deviation:
         lives = held and source.lives
         if lives or ((held or not live.ticks) and any(_in_use(one, since_s, held=held) for one in others)):
             return f"{golden.source} lives, and has no use for it now"
-        return ""
-
-    def _replacement(self, key: EdgeKey, now_s: float, *, overdue: bool) -> str:
-        """What the source calls instead, as a sentence; empty when nothing suggests it.
-
-        While the golden edge is not overdue, only attempts that never succeeded count, and a second external
-        destination on a common port is nobody's replacement; nor is what another program tries, as from a shell, or one
-        target more where several are called at the same port.
-        """
-        known = self._graph.get(key)
-        last_s = (known.last_attempt_s if known else None) or 0.0
-        for other in self._strangers.near(key):
-            live = self._graph.get(other)
-            attempted_s = (live.last_attempt_s if live is not None else None) or 0.0
-            if attempted_s <= last_s or attempted_s < now_s - UNEXPECTED_KEPT_S or self._alike(key, other):
-                continue
-            fails = (
-                live is not None
-                and not live.seen_ok
-                and live.failing(now_s, patience_s=self.policy.patience_s)
-                and self._is_program(key.source, live)
-            )
-            if not self._is_misplaced(key, other, live):
-                continue
-            if (overdue and other.target != key.target) or (fails and key.target in self._vcds):
-                return f"{key.source} calls {other.called} instead of {key.called}"
-        return ""
-
-    def _is_misplaced(self, key: EdgeKey, other: EdgeKey, live: LiveEdge | None) -> bool:
-        """Whether a call outside the image may be made by mistake for one in it, and not beside it.
-
-        Where several machines are called at one port, another one of the stack is merely called as well, unless it has
-        nothing there.
-        """
-        alone = all(one.target == key.target for one in self._kin.alike(key))
-        refused = live is not None and Failure.REFUSED in live.kinds
-        lost = other.target not in self._vcds and (live is None or not live.seen_ok)
-        return alone or refused or lost or other.target == key.target
-
-    def _is_program(self, source: str, stranger: LiveEdge) -> bool:
-        """Whether who makes a call that nobody expects makes expected ones as well, as far as commands are known."""
-        usual = {
-            command
-            for key in self._outbound.get(source, ())
-            if (live := self._graph.get(key)) is not None
-            for command in live.commands
-        }
-        return not usual or not stranger.commands or bool(usual & stranger.commands)
-
-    def _alike(self, key: EdgeKey, other: EdgeKey) -> bool:
-        """Whether two edges lead to replicas of one service."""
-        service = self._replicas.get(key.target)
-        return service is not None and self._replicas.get(other.target) == service
-
-    def _serves(self, key: EdgeKey) -> bool:
-        """Whether an edge outside the image leads to a replica of what its source is expected to call there."""
-        return any(self._alike(key, other) for other in self._kin.alike(key))
-
-    def _missed_replicas(self, key: EdgeKey) -> list[EdgeKey]:
-        """The missing edges for which this one may stand in."""
-        missing = self._keys[EdgeState.MISSING]
-        return [other for other in self._kin.alike(key) if other in missing and self._alike(key, other)]
-
-    def _stand_in(self, key: EdgeKey, now_s: float) -> str:
-        """A replica of the target that the source calls on as well; empty when none answers."""
-        for other in (*self._kin.alike(key), *self._strangers.alike(key)):
-            live = self._graph.get(other)
-            if other == key or live is None or not self._alike(key, other):
-                continue
-            if live.open > 0 or (live.last_established_s or -math.inf) > now_s - UNEXPECTED_KEPT_S:
-                return other.target
         return ""
 
     def _touches(self, key: EdgeKey) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from dm.deviation import Deviation
-from dm.edge import EdgeKey, Transport
+from dm.edge import EdgeKey, FlowKey, Transport
 from dm.golden import GoldenEdge, GoldenImage, Kind
 from dm.graph import LiveGraph
 from dm.policy import Policy
@@ -88,6 +88,47 @@ def test_a_missing_edge_is_made_good_when_a_replica_is_called() -> None:
     call(graph, "web-2", at_s=late_s)
     deviation.touch(edge("web-2"), SOURCES, late_s)
     assert {deviation.judged()[edge(target)].state for target in ("web-1", "web-2")} == {EdgeState.OK}
+
+
+def test_a_replica_that_is_not_called_any_more_need_not_call_others() -> None:
+    """lb goes over to the other replica, which calls the store instead of the first: nobody is missing."""
+    store, name = ip_address("198.18.0.20"), "store"
+    expected = (edge("web-1"), EdgeKey("web-1", name, Transport.TCP, 6379))
+    graph = LiveGraph(changed=lambda _: None)
+    for vcd, address in ADDRESSES.items():
+        graph.own(vcd, [ip_address(address)], now_s=0.0)
+    graph.own(name, [store], now_s=0.0)
+    kinds = (Kind.PERIODIC, Kind.PERIODIC)
+    edges = tuple(
+        GoldenEdge(
+            source=one.source,
+            target=one.target,
+            transport=one.transport,
+            port=one.port,
+            kind=kind,
+            runs=1,
+            established_ms=(500,),
+            refresh_ms=(1000,),
+        )
+        for one, kind in zip(expected, kinds, strict=True)
+    )
+    image = GoldenImage(
+        stack="s", fingerprint="f", runs=1, smoke=True, vcds=(*sorted(ADDRESSES), name), edges=edges
+    )
+    sources = {vcd: Source(0.0, 0.0) for vcd in image.vcds}
+    for replicas, state in ((ROLES, EdgeState.OK), ({}, EdgeState.MISSING)):
+        deviation = Deviation(image, graph, Policy(), replicas=replicas)
+        calls = [("lb", "web-1", 80, 20.0), ("web-1", name, 6379, 20.0)]
+        calls += [("lb", "web-2", 80, OVERDUE_S), ("web-2", name, 6379, OVERDUE_S)]
+        for source, target, port, at_s in calls:
+            address = str(store) if target == name else ADDRESSES[target]
+            graph.put(
+                FlowKey(source, Transport.TCP, ip_address(address), port, ""), flow(at_s=at_s), now_s=at_s
+            )
+        for one in [*graph, *graph]:
+            deviation.touch(one.key, sources, OVERDUE_S)
+        assert deviation.judged()[expected[1]].state is state
+        assert (expected[1]._replace(source="web-2") in deviation.judged()) is (state is EdgeState.MISSING)
 
 
 @pytest.mark.parametrize("victim", ["web-1", "web-2"])

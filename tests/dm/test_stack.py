@@ -363,10 +363,9 @@ def test_a_client_that_falls_silent_is_blamed_for_the_silence_behind_it() -> Non
 
 
 @pytest.mark.parametrize(
-    ("reason", "verdict"),
-    [("LOSS_REASON_MAP_FULL", Verdict.INCONCLUSIVE), ("LOSS_REASON_RING_FULL", Verdict.FAILED)],
+    ("reason", "fails"), [("LOSS_REASON_MAP_FULL", False), ("LOSS_REASON_RING_FULL", True)]
 )
-def test_lost_events_are_no_missing_edges(reason: str, verdict: Verdict) -> None:
+def test_lost_events_are_no_missing_edges(reason: str, fails: bool) -> None:
     """What an agent with a full table no longer reports may only be unseen; a full ring costs no count."""
     world = healthy()
     since_s = world.now_s
@@ -376,7 +375,8 @@ def test_lost_events_are_no_missing_edges(reason: str, verdict: Verdict) -> None
         lost = {reason: int(world.now_s)}
         world.stack.losses(world.vcd("worker"), lost, now_s=world.now_s)
         world.run(1.0)
-    assert {Verdict.FAILED, Verdict.INCONCLUSIVE} & world.verdicts(since_s=since_s) == {verdict}
+    assert (Verdict.FAILED in world.verdicts(since_s=since_s)) is fails
+    assert fails or world.history[-1][1].verdict is Verdict.INCONCLUSIVE
 
 
 def test_each_culprit_is_confirmed_for_itself() -> None:
