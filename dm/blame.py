@@ -33,7 +33,7 @@ class Symptom(NamedTuple):
     Its calls have failed from ``since_s`` to ``until_s``, which is infinite while one waits in vain. ``uncalled``: its
     source calls nobody, and none of those that should call on the source does; ``attempted``: calls failed, it is not
     merely known that they would; ``deaf``: its target listens no longer where it did; ``untried``: it was never there,
-    though its source calls others.
+    though its source is up.
     """
 
     key: EdgeKey

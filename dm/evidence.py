@@ -82,10 +82,12 @@ def _symptom(view: View, key: EdgeKey, judged: Judged, calls: "_Calls") -> Sympt
         uncalled=may_be_idle and not calls.ask_for(key),
         attempted=attempted,
         deaf=target is not None and target.seen_since_s is not None and key.door in target.source.deaf,
-        untried=may_be_idle
-        and not _has_worked(live)
-        and any(map(_has_worked, view.graph.outbound(key.source))),
+        untried=may_be_idle and not _has_worked(live) and (source.lives or _calls_any(view, key.source)),
     )
+
+
+def _calls_any(view: View, name: str) -> bool:
+    return any(map(_has_worked, view.graph.outbound(name)))
 
 
 def _has_worked(live: LiveEdge | None) -> bool:

@@ -158,7 +158,7 @@ def _doubt_of_one(view: View, symptom: Symptom, known: Facts, now_s: float) -> s
     if symptom.uncalled:
         return f"{symptom.key.source} is not called on itself"
     if symptom.untried:
-        return f"{symptom.key} was never tried, and {symptom.key.source} calls others: perhaps nothing asks for it"
+        return f"{symptom.key} was never tried, but {symptom.key.source} is up: perhaps nothing asks for it"
     if symptom.judged.state is EdgeState.MISSING and (doubt := _doubt_of_missing(view, symptom, now_s)):
         return doubt
     if symptom.judged.state is not EdgeState.FAILING:

@@ -95,8 +95,16 @@ def test_what_was_never_tried_is_no_proof_while_others_are_called() -> None:
     assert "never tried" in judgement.reasons[0]
 
 
-def test_who_calls_nobody_at_all_is_blamed() -> None:
-    """A program that has not called anybody when it had to is not up."""
+def test_who_listens_may_not_have_been_asked_yet() -> None:
+    """A program that takes calls is up, though it has not called anybody in this launch."""
+    stack = guarded(expected(B_C, Kind.HELD))
+    doors = frozenset({(Transport.TCP, 80)})
+    stack.presence(stack.vcds["b"], [ADDRESSES["b"]], doors, now_s=1.0)
+    assert judged(stack, from_s=1.0, until_s=30.0).verdict is Verdict.INCONCLUSIVE
+
+
+def test_who_calls_nobody_and_listens_nowhere_is_blamed() -> None:
+    """A program that has not called anybody when it had to, and takes no calls, is not up."""
     stack = guarded(expected(B_C, Kind.HELD))
     judgement = judged(stack, from_s=1.0, until_s=30.0)
     assert judgement.verdict is Verdict.FAILED
