@@ -73,7 +73,7 @@ class Suspect(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """The culprits, the runners-up behind them, and whether the distance between them allows a decision.
+    """The culprits, the runners-up behind them, and whether they are far enough ahead of these for a decision.
 
     ``awaited`` are culprits of whom nothing is wrong but what follows from them: they are about to be back.
     """
@@ -99,15 +99,18 @@ def blame(symptoms: Sequence[Symptom], facts: Facts) -> Finding:
     _explain_away(symptoms, speaks, facts)
     said = _by_name(speaks)
     totals = {name: sum(weight for weight, _ in of_name.values()) for name, of_name in said.items()}
-    culprits, confident = _cover(speaks, said, dict(totals))
+    culprits, clear = _cover(speaks, said, dict(totals))
     all_weight = sum(max((weight for weight, _ in says.values()), default=0.0) for says in speaks.values())
     suspects = {
         name: _suspect(name, totals[name] / max(all_weight, 1e-9), said[name].values(), facts)
         for name in sorted(totals, key=lambda name: (-totals[name], name))
     }
-    chosen = tuple(suspects.pop(name) for name in culprits)
-    awaited = tuple(name for name in culprits if name not in accused)
-    return Finding(chosen, tuple(suspects.values()), confident, awaited)
+    # Whom nothing else explains is named without those beside him who are in doubt; they come first among the others.
+    named = [name for name in culprits if name in clear] or culprits
+    chosen = tuple(suspects.pop(name) for name in named)
+    doubted = tuple(suspects.pop(name) for name in culprits if name in suspects)
+    awaited = tuple(name for name in named if name not in accused)
+    return Finding(chosen, doubted + tuple(suspects.values()), bool(clear) or not culprits, awaited)
 
 
 def _by_name(speaks: Mapping[EdgeKey, Speaks]) -> dict[str, Said]:
@@ -120,11 +123,11 @@ def _by_name(speaks: Mapping[EdgeKey, Speaks]) -> dict[str, Said]:
 
 def _cover(
     speaks: Mapping[EdgeKey, Speaks], said: Mapping[str, Said], totals: dict[str, float]
-) -> tuple[list[str], bool]:
-    """The culprits, the weightiest first, and whether each was clearly ahead. ``totals`` are used up."""
+) -> tuple[list[str], set[str]]:
+    """The culprits, the weightiest first, and those of them who are clearly ahead. ``totals`` are used up."""
     open_edges = {key for key, says in speaks.items() if says}
     culprits: list[str] = []
-    confident = True
+    clear: set[str] = set()
     while open_edges and totals:
         first = min(totals, key=lambda name: (-round(totals[name], 6), name))
         del totals[first]
@@ -133,14 +136,15 @@ def _cover(
             key: what for key, what in said[first].items() if key in open_edges and what[0] >= EXPLAINS
         }
         if not covered:
-            return culprits, False
+            break
         explained = _weigh(speaks, covered)
         best = explained.pop(first)
-        confident = confident and all(weight <= (1 - CONFIDENT) * best for weight in explained.values())
+        if all(weight <= (1 - CONFIDENT) * best for weight in explained.values()):
+            clear.add(first)
         for name in explained.keys() & totals.keys():
             totals[name] -= explained[name]
         open_edges -= covered.keys()
-    return culprits, confident and not open_edges
+    return culprits, clear
 
 
 def _weigh(speaks: Mapping[EdgeKey, Speaks], keys: Iterable[EdgeKey]) -> dict[str, float]:
@@ -261,23 +265,24 @@ def _explain_away(symptoms: Sequence[Symptom], speaks: dict[EdgeKey, Speaks], fa
 
 
 def _excuse(symptoms: Sequence[Symptom], speaks: dict[EdgeKey, Speaks]) -> None:
-    """Who calls nobody because nobody calls on it follows whoever is to blame for that."""
-    uncalled = [symptom.key for symptom in symptoms if symptom.uncalled]
+    """Who calls nobody because nobody calls on it follows whoever is to blame for that, through however many others."""
+    uncalled = {symptom.key for symptom in symptoms if symptom.uncalled}
     inbound: dict[str, list[EdgeKey]] = {}
     for symptom in symptoms:
         inbound.setdefault(symptom.key.target, []).append(symptom.key)
-    waiting = list(uncalled)
+    waiting = sorted(uncalled)
     while waiting:
         left = []
         for key in waiting:
-            causes = [speaks[other] for other in inbound.get(key.source, ()) if speaks[other]]
+            causes = [other for other in inbound.get(key.source, ()) if speaks[other]]
             if not causes:
                 left.append(key)
-            for says in causes:
-                for cause, (weight, _) in says.items():
+            for other in causes:
+                share = 1.0 if other in uncalled else CAUSES
+                for cause, (weight, _) in speaks[other].items():
                     old = speaks[key].get(cause, (0.0, ""))[0]
                     follows = f"{key.source} calls nobody, since nobody calls on it"
-                    speaks[key][cause] = (max(old, CAUSES * weight), follows)
+                    speaks[key][cause] = (max(old, share * weight), follows)
         if len(left) == len(waiting):
             break
         waiting = left

@@ -150,11 +150,11 @@ def test_who_is_answered_by_others_is_not_blamed_for_a_server_of_its_own() -> No
     assert finding.confident
 
 
-def test_who_is_not_called_does_not_follow_from_itself() -> None:
-    """The front end calls nobody, since its only caller's calls are lost on the way: that speaks for either alike."""
+def idle(source: str, target: str) -> Symptom:
+    """An edge that is gone, from a node that nobody calls on."""
     gone = Judged(EdgeState.MISSING, "gone", 5.0, counted=True)
-    idle = Symptom(
-        called("b", "c"),
+    return Symptom(
+        called(source, target),
         gone,
         frozenset(),
         5.0,
@@ -165,5 +165,29 @@ def test_who_is_not_called_does_not_follow_from_itself() -> None:
         deaf=False,
         untried=False,
     )
-    finding = blame([*unanswered(called("a", "b")), idle], facts([contact("a", "b", fails=True)]))
+
+
+def test_who_is_not_called_does_not_follow_from_itself() -> None:
+    """The front end calls nobody, since its only caller's calls are lost on the way: that speaks for either alike."""
+    lost = unanswered(called("a", "b"))
+    finding = blame([*lost, idle("b", "c")], facts([contact("a", "b", fails=True)]))
     assert not finding.confident
+
+
+def test_silence_far_behind_its_cause_still_follows_from_it() -> None:
+    """However long the chain of those whom nobody calls any more: one machine explains it, and is named alone."""
+    lost = unanswered(called("a", "b"))
+    behind = [idle("b", "c"), idle("c", "d"), idle("d", "e")]
+    contacts = [contact("a", "b", fails=True), contact("b", "c", held=True)]
+    finding = blame([*lost, *behind], facts(contacts))
+    assert [suspect.name for suspect in finding.culprits] == ["a"]
+
+
+def test_who_is_clearly_to_blame_does_not_wait_for_who_is_not() -> None:
+    """One machine is stopped, and another edge does not tell its ends apart: the first alone is decided for."""
+    contacts = [contact("a", "b", fails=True)]
+    symptoms = unanswered(called("a", "b"), called("c", "d"))
+    finding = blame(symptoms, facts(contacts, down="d"))
+    assert [suspect.name for suspect in finding.culprits] == ["d"]
+    assert finding.confident
+    assert {suspect.name for suspect in finding.others} >= {"a", "b"}
