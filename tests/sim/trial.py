@@ -26,7 +26,10 @@ copyreg.pickle(MappingProxyType, lambda proxy: (read_only, (dict(proxy),)))
 
 
 class Outcome(NamedTuple):
-    """One fault's end. ``in_turn``: all that were blamed while those blamed first are repaired, for faults at once.
+    """One fault's end.
+
+    For faults at once, ``in_turn`` are all that were decided for while those decided for first are repaired, and
+    ``named`` these and who is suspected in the end, though it is not decided.
 
     ``decided_s`` counts from the fault, or from the launch's begin when it was there from the beginning; so does
     ``refused_s``, the first refused attempt. ``bound_s`` is the learned time by which it has to be decided.
@@ -39,6 +42,7 @@ class Outcome(NamedTuple):
     together: bool
     judgement: Judgement
     in_turn: tuple[str, ...]
+    named: tuple[str, ...]
     decided_s: float | None
     refused_s: float | None
     bound_s: float | None
@@ -100,6 +104,7 @@ def break_one(ground: Ground, name: str, fault: Fault, victim: str, *, cascade: 
     bound_s = _bound_s(world, name, victim)
     took_s = world.until(Verdict.FAILED, within_s=max(DECIDE_WITHIN_S, (bound_s or 0.0) + 10.0))
     judgement = world.history[-1][1]
+    in_turn = repair_in_turn(world) if injected.together else ()
     return Outcome(
         name,
         cascade,
@@ -107,7 +112,8 @@ def break_one(ground: Ground, name: str, fault: Fault, victim: str, *, cascade: 
         injected.culprits,
         injected.together,
         judgement,
-        repair_in_turn(world) if injected.together else (),
+        in_turn,
+        tuple(dict.fromkeys((*in_turn, *world.culprits()))),
         None if took_s is None else world.history[-1][0] - begin_s if not injected.together else took_s,
         None if world.first_refused_s is None else world.first_refused_s - begin_s,
         bound_s,
