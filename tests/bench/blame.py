@@ -30,6 +30,8 @@ TOP1_GOAL, PRECISION_GOAL, RECALL_GOAL = 0.97, 0.97, 0.95
 REFUSED_GOAL_S = 5.0
 LOOK_S = 0.25
 RANDOM_SERVICES = 68
+CHANCE = 0.5
+"""In every other healthy launch so many of the calls come at random."""
 
 
 class Job(NamedTuple):
@@ -74,7 +76,8 @@ def work(job: Job) -> Shift:
             choose = random.Random(f"{name} {victim}")
             guesses = {guess: way(outcome.judgement, choose) for guess, way in BASELINES.items()}
             played.append(Played(job.topology.name, job.seed, outcome, guesses))
-    false = sum(healthy_launch(ground, seed=seed) for seed in job.healthy)
+    lively = Ground(from_topology(job.topology, seed=job.seed, chance=CHANCE), seed=job.seed)
+    false = sum(healthy_launch((ground, lively)[seed % 2], seed=seed) for seed in job.healthy)
     return Shift(played, unseen, false, len(ground.unwell))
 
 

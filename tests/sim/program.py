@@ -24,7 +24,8 @@ class Need:
     """One dependency of a program. ``eager`` ones begin with the program, the others with the first call on it.
 
     ``hears_errors``: its datagrams leave through a connected socket, which ICMP answers when nobody listens.
-    ``backs_off``: it waits twice as long after each failure that follows another.
+    ``backs_off``: it waits twice as long after each failure that follows another. ``by_chance``: its calls come as
+    those of people do, at random with ``period_s`` between them on average.
     """
 
     source: str
@@ -38,6 +39,7 @@ class Need:
     fresh_each: int = 0
     hears_errors: bool = True
     backs_off: bool = False
+    by_chance: bool = False
     command: str = "program"
     failures: int = 0
     connected: "Line | None" = None
@@ -53,6 +55,8 @@ class Need:
     def next_delay_s(self, random_: random.Random, *, worked: bool) -> float:
         """How long until it is used again."""
         self.failures = 0 if worked else self.failures + 1
+        if worked and self.by_chance:
+            return random_.expovariate(1 / self.period_s)
         retry_s = self.retry_s * 2 ** (self.failures - 1) if self.backs_off else self.retry_s
         return (self.period_s if worked else min(retry_s, LONGEST_RETRY_S)) * random_.uniform(0.8, 1.2)
 

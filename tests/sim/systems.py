@@ -39,22 +39,25 @@ class System:
         return merge(images)
 
 
-def from_topology(topology: Topology, *, seed: int) -> System:
-    """Give every dependency a way of being used. Launch edges are eager pools; of the others some are kept open."""
+def from_topology(topology: Topology, *, seed: int, chance: float = 0.0) -> System:
+    """Give every dependency a way of being used. Launch edges are eager pools; of the others some are kept open.
+
+    ``chance`` is the share of the rest that is called at random, as by people, and not in a rhythm.
+    """
     choose = random.Random(f"{topology.name} {seed}")
     eager = set(topology.launch_edges)
     skipped = set(topology.optional_edges)
     names = set(topology.names)
     edges = [edge for edge in topology.edges if edge not in skipped and edge.source != edge.target]
-    needs = [_need(edge, choose, eager=edge in eager) for edge in edges]
+    needs = [_need(edge, choose, eager=edge in eager, chance=chance) for edge in edges]
     outside = [edge for edge in topology.external_edges if edge.source in names]
-    needs += [_need(edge, choose, eager=False) for edge in outside]
+    needs += [_need(edge, choose, eager=False, chance=chance) for edge in outside]
     targets = sorted({edge.target for edge in outside} | {need.target for need in needs} - names)
     externals = {name: IPv4Address(f"198.19.255.{number}") for number, name in enumerate(targets, 1)}
     return System(needs, vcds=sorted(names), externals=externals)
 
 
-def _need(edge: Dependency, choose: random.Random, *, eager: bool) -> Need:
+def _need(edge: Dependency, choose: random.Random, *, eager: bool, chance: float) -> Need:
     held = eager or choose.random() < 0.6
     return Need(
         edge.source,
@@ -68,6 +71,7 @@ def _need(edge: Dependency, choose: random.Random, *, eager: bool) -> Need:
         fresh_each=choose.choice((0, 0, 0, 5)),
         hears_errors=choose.random() < 0.7,
         backs_off=choose.random() < 0.4,
+        by_chance=not held and choose.random() < chance,
     )
 
 

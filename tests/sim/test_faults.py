@@ -41,8 +41,9 @@ def test_every_fault_is_blamed_on_whom_it_is_due(name: str) -> None:
             assert outcome.judgement.verdict is not Verdict.FAILED
 
 
+@pytest.mark.parametrize("chance", [0.0, 0.5])
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=lambda topology: topology.name)
-def test_nobody_is_rolled_back_in_launches_with_noise(topology: Topology) -> None:
+def test_nobody_is_rolled_back_in_launches_with_noise(topology: Topology, chance: float) -> None:
     """Late starts within bounds, lost agents, restarts, outages outside and intended changes never end as failed."""
-    ground = Ground(from_topology(topology, seed=0), seed=0)
+    ground = Ground(from_topology(topology, seed=0, chance=chance), seed=0)
     assert not [seed for seed in range(HEALTHY) if healthy_launch(ground, seed=seed)]

@@ -14,7 +14,7 @@ from tests.sim.world import World
 
 DECIDE_WITHIN_S = 45.0
 MOST_REPAIRS = 6
-NOISES = ("none", "late", "agent", "losses", "manager", "outside", "change", "restart", "service")
+NOISES = ("none", "late", "agent", "losses", "manager", "outside", "change", "restart", "service", "lag")
 
 
 def read_only(mapping: dict[str, float]) -> MappingProxyType[str, float]:
@@ -180,6 +180,8 @@ def _make_noise(world: World, noise: str, victim: str, choose: random.Random) ->
             world.broken.add(victim)
         case "restart":
             world.restart(victim, down_s=choose.uniform(0.5, 4.0))
+        case "lag":
+            world.lag_s = 2.0
         case "service":
             # As by systemd, within what is confirmed before anything is done.
             world.broken.add(victim)

@@ -2,6 +2,7 @@
 
 import heapq
 import random
+from collections import deque
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 
@@ -73,6 +74,11 @@ class World:
         self.silent: set[str] = set()
         self.blind: set[str] = set()
         self.lossy: set[str] = set()
+        self.lag_s = 0.0
+        """Reports are under way for up to so long, each agent's in their order."""
+        self._under_way: dict[str, deque[tuple[float, agent_pb2.Edges]]] = {
+            name: deque() for name in self.vcds
+        }
         self.first_refused_s: float | None = None
         self.pointed: dict[tuple[str, str, int], tuple[IPv4Address, int]] = {}
         self.history: list[tuple[float, Judgement]] = []
@@ -128,6 +134,7 @@ class World:
     def disconnect(self, name: str) -> None:
         """The agent dies."""
         self.silent.add(name)
+        self._under_way[name].clear()
         self.stack.lost(self.vcd(name), now_s=self.now_s)
 
     def restart(self, name: str, *, down_s: float = 1.0, incarnation: str = "again") -> None:
@@ -246,6 +253,7 @@ class World:
         for name in self.vcds:
             if name in self.silent:
                 continue
+            self._deliver(name)
             lines = [line for line in self._lines_of[name] if line.changed or line.pending]
             if self.now_s >= self._report_due_s[name] or any(line.urgent for line in lines):
                 self._report_due_s[name] = self.now_s + REPORT_S
@@ -284,12 +292,21 @@ class World:
             line.changed = line.urgent = False
             external = self.owner.get(line.address, "")
             message.edges.append(line.message(self.now_s, external if external in self.externals else ""))
-        vcd = self.vcd(name)
-        if message.edges or complete:
-            flows = wire.flows(message, source=name, now_s=self.now_s)
-            self.stack.edges(vcd, flows, complete=complete, now_s=self.now_s)
-        else:
-            self.stack.heard(vcd, now_s=self.now_s)
+        sent = self._under_way[name]
+        earliest_s = sent[-1][0] if sent else self.now_s
+        sent.append((max(earliest_s, self.now_s + self.random.uniform(0, self.lag_s)), message))
+        self._deliver(name)
+
+    def _deliver(self, name: str) -> None:
+        """What has arrived of an agent's reports by now."""
+        vcd, sent = self.vcd(name), self._under_way[name]
+        while sent and sent[0][0] <= self.now_s:
+            _, message = sent.popleft()
+            if message.edges or message.complete:
+                flows = wire.flows(message, source=name, now_s=self.now_s)
+                self.stack.edges(vcd, flows, complete=message.complete, now_s=self.now_s)
+            else:
+                self.stack.heard(vcd, now_s=self.now_s)
 
     def _use(self, need: Need) -> float:
         """Use a need once; returns the seconds until its next use."""
